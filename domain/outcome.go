@@ -1,0 +1,48 @@
+package domain
+
+import "time"
+
+// Status is what became of one delivery or command.
+type Status string
+
+// The statuses. Every inbox record ends in exactly one of them.
+const (
+	Accepted  Status = "accepted"  // its events stand in the log
+	Duplicate Status = "duplicate" // the id was handled before; nothing happened again
+	Refused   Status = "rejected"  // a rule, an expected version or the body's shape said no
+	Parked    Status = "parked"    // it could not be handled; an operator decides
+)
+
+// Outcome records what became of one inbox record. It is written to the outcomes topic in the same transaction as
+// the events it tells of.
+type Outcome struct {
+	Kind         string     `json:"kind"` // "delivery" or "command"
+	ID           string     `json:"id"`   // delivery id or command id
+	Source       string     `json:"source"`
+	Type         string     `json:"type"`
+	Stream       Stream     `json:"stream"`
+	Status       Status     `json:"status"`
+	Class        Class      `json:"class,omitempty"` // of a refusal
+	Rule         string     `json:"rule,omitempty"`
+	Field        string     `json:"field,omitempty"`
+	Message      string     `json:"message,omitempty"`
+	Version      uint64     `json:"version"` // of the stream afterwards
+	Events       []EventRef `json:"events,omitempty"`
+	Commands     []string   `json:"commands,omitempty"` // ids of the commands that policies asked for
+	Verification string     `json:"verification,omitempty"`
+	Received     time.Time  `json:"received"`
+	Handled      time.Time  `json:"handled"`
+	Size         int        `json:"size"`             // bytes of the body
+	Digest       string     `json:"digest,omitempty"` // of type and body: the same id with another digest is a misuse
+	Correlation  string     `json:"correlationid,omitempty"`
+	Partition    int32      `json:"partition"`
+	Inbox        int64      `json:"inbox"` // offset of the inbox record
+}
+
+// EventRef points at one event in the log.
+type EventRef struct {
+	ID      string `json:"id"`
+	Type    string `json:"type"`
+	Version uint64 `json:"version"`
+	Offset  int64  `json:"offset"` // in the events topic, in the outcome's partition
+}
