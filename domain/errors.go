@@ -14,6 +14,7 @@ const (
 	Rejected    Class = "rejected"    // a rule of the business says no
 	Conflict    Class = "conflict"    // the stream isn't at the expected version
 	Invalid     Class = "invalid"     // the input is wrong; the field is named
+	TooLarge    Class = "too-large"   // the input is larger than its limit
 	NotFound    Class = "not-found"   // no such thing
 	Unavailable Class = "unavailable" // try again later; nothing happened
 	Corrupt     Class = "corrupt"     // stored data contradicts itself

@@ -1,0 +1,80 @@
+package eventstore
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+// Embedded is a Kafka broker inside this process, kept in a folder and synced at every write: the default without any
+// Kafka at hand. It speaks the real protocol, so kcat and other teams' consumers work against it. One node, for
+// development and small installations.
+type Embedded struct {
+	cluster *kfake.Cluster
+	// Addr is the address it listens on.
+	Addr string
+}
+
+// StartEmbedded starts the broker on listen ("127.0.0.1:9092"; port 0 picks a free one) with its data in dir. The
+// broker has no authentication, so an address beyond loopback is refused.
+func StartEmbedded(listen, dir string, logger *slog.Logger) (*Embedded, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return nil, err
+	}
+	ip := net.ParseIP(host)
+	if host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, fmt.Errorf("%s is not a loopback address: the embedded broker has no authentication", listen)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	// A restarted broker must be found where its clients knew it, so a free port is remembered by the caller, not here.
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return nil, fmt.Errorf("port %q: %w", port, err)
+	}
+	// kfake answers metadata with the address that it listens on.
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(n)))
+	if err != nil {
+		return nil, err
+	}
+	taken := false
+	cluster, err := kfake.NewCluster(
+		kfake.NumBrokers(1),
+		kfake.Ports(listener.Addr().(*net.TCPAddr).Port),
+		kfake.ListenFn(func(network, address string) (net.Listener, error) {
+			if !taken {
+				taken = true
+				return listener, nil
+			}
+			return net.Listen(network, address)
+		}),
+		kfake.ClusterID("penstock-embedded"),
+		kfake.DataDir(filepath.Clean(dir)),
+		kfake.SyncWrites(),
+		kfake.WithLogger(kfakeLogger{logger}),
+		kfake.BrokerConfigs(map[string]string{"message.max.bytes": strconv.Itoa(MaxRecordBytes)}),
+	)
+	if err != nil {
+		listener.Close()
+		return nil, fmt.Errorf("start the embedded broker in %s: %w", dir, err)
+	}
+	return &Embedded{cluster: cluster, Addr: listener.Addr().String()}, nil
+}
+
+// Close stops the broker and saves what it keeps besides the log.
+func (e *Embedded) Close() { e.cluster.Close() }
+
+type kfakeLogger struct{ log *slog.Logger }
+
+func (l kfakeLogger) Logf(level kfake.LogLevel, format string, args ...any) {
+	if level == kfake.LogLevelError || level == kfake.LogLevelWarn {
+		l.log.Warn("embedded broker: " + fmt.Sprintf(format, args...))
+	}
+}

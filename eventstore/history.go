@@ -1,0 +1,313 @@
+package eventstore
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/penstock-io/penstock/domain"
+)
+
+// StreamsFold is the projection "streams": for each stream its version and its events, for each delivery and command
+// what became of it. It is the only state that writers decide on, which is why it stands here, below both of them and
+// the engine that runs it like any other projection.
+type StreamsFold struct{}
+
+// StreamRow is a row of "streams", keyed by the stream.
+type StreamRow struct {
+	Stream    domain.Stream `json:"stream" doc:"category/key"`
+	Version   uint64        `json:"version" doc:"version of the newest event"`
+	Partition int32         `json:"partition"`
+	First     time.Time     `json:"first" doc:"time of the first event"`
+	Last      time.Time     `json:"last" doc:"time of the newest event"`
+	LastType  string        `json:"last_type"`
+	LastID    string        `json:"last_id"`
+}
+
+// The indexes of the table. Keys that join texts put a zero byte between; none of the texts can contain one.
+const (
+	indexEvents     = "events"     // stream, 0, version → event
+	indexIDs        = "ids"        // event id → stream, 0, version
+	indexCauses     = "causes"     // delivery or command → stream, 0, version of its first event
+	indexOutcomes   = "outcomes"   // delivery or command → its first outcome
+	indexHandled    = "handled"    // partition → inbox offset after the last handled entry
+	indexViolations = "violations" // partition, offset → id of an event that broke its stream's order
+)
+
+// Name is "streams".
+func (StreamsFold) Name() string { return "streams" }
+
+// Version of the fold.
+func (StreamsFold) Version() int { return 1 }
+
+// Apply records e. An event that doesn't follow its stream's version was written by some other program: the first in
+// log order wins, on every node, and the other is noted as a violation.
+func (StreamsFold) Apply(tx *Tx, e domain.Event) error {
+	var row StreamRow
+	if b := tx.Get(string(e.Stream)); b != nil {
+		if err := json.Unmarshal(b, &row); err != nil {
+			return fmt.Errorf("row %s: %w", e.Stream, err)
+		}
+	} else {
+		row = StreamRow{Stream: e.Stream, Partition: tx.Partition(), First: e.Time}
+	}
+	if e.Version != row.Version+1 || tx.Partition() != row.Partition {
+		return put(tx, indexViolations, append(be64(uint64(tx.Partition())), be64(uint64(tx.Offset()))...), []byte(e.ID))
+	}
+	row.Version, row.Last, row.LastType, row.LastID = e.Version, e.Time, e.Type, e.ID
+	b, err := json.Marshal(row)
+	if err != nil {
+		return err
+	}
+	if err := tx.Put(string(e.Stream), b); err != nil {
+		return err
+	}
+	place := placeOf(e.Stream, e.Version)
+	if err := put(tx, indexEvents, place, encodeEvent(e, tx.Offset())); err != nil {
+		return err
+	}
+	if err := put(tx, indexIDs, []byte(e.ID), place); err != nil {
+		return err
+	}
+	cause := causeKey(KindCommand, "", e.Causation)
+	if e.Delivery != "" {
+		cause = causeKey(KindDelivery, strings.TrimPrefix(e.Source, "/sources/"), e.Delivery)
+	}
+	index, err := tx.Index(indexCauses)
+	if err != nil || index.Get(cause) != nil {
+		return err
+	}
+	return index.Put(cause, place)
+}
+
+// ApplyOutcome records what became of an inbox entry.
+func (StreamsFold) ApplyOutcome(tx *Tx, o domain.Outcome) error {
+	if err := put(tx, indexHandled, be64(uint64(o.Partition)), be64(uint64(o.Inbox+1))); err != nil {
+		return err
+	}
+	index, err := tx.Index(indexOutcomes)
+	if err != nil {
+		return err
+	}
+	key := causeKey(o.Kind, o.Source, o.ID)
+	if index.Get(key) != nil {
+		return nil // the first one is the answer; later ones say "duplicate"
+	}
+	b, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	return index.Put(key, b)
+}
+
+func put(tx *Tx, index string, key, value []byte) error {
+	i, err := tx.Index(index)
+	if err != nil {
+		return err
+	}
+	if err := i.Put(key, value); err != nil {
+		return fmt.Errorf("index %s: %w", index, err)
+	}
+	return nil
+}
+
+// causeKey identifies what has an effect once: a delivery within its source, a command everywhere.
+func causeKey(kind, source, id string) []byte {
+	if kind == KindCommand {
+		return []byte("c\x00" + id)
+	}
+	return []byte("d\x00" + source + "\x00" + id)
+}
+
+func placeOf(s domain.Stream, version uint64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte(s), 0), version)
+}
+
+func splitPlace(place []byte) (domain.Stream, uint64) {
+	n := len(place) - 9
+	return domain.Stream(place[:n]), binary.BigEndian.Uint64(place[n+1:])
+}
+
+// History reads the table of StreamsFold. Safe for concurrent use.
+type History struct {
+	table  *Table
+	topics Topics
+}
+
+// NewHistory reads the fold in table, which must be StreamsFold's.
+func NewHistory(l *Log, table *Table) *History { return &History{table: table, topics: l.Topics} }
+
+// Head returns the row of a stream; ok is false for a stream without events.
+func (h *History) Head(s domain.Stream) (row StreamRow, ok bool, err error) {
+	err = h.table.View(func(tx *Tx) error {
+		b := tx.Get(string(s))
+		if b == nil {
+			return nil
+		}
+		ok = true
+		return json.Unmarshal(b, &row)
+	})
+	return row, ok, err
+}
+
+// Events returns at most limit events of a stream, from version from on.
+func (h *History) Events(s domain.Stream, from uint64, limit int) (events []domain.Event, err error) {
+	err = h.table.View(func(tx *Tx) error {
+		index, err := tx.Index(indexEvents)
+		if err != nil {
+			return err
+		}
+		prefix := string(s) + "\x00"
+		index.Scan(placeOf(s, from), func(k, v []byte) bool {
+			if len(events) == limit || len(k) != len(prefix)+8 || string(k[:len(prefix)]) != prefix {
+				return false
+			}
+			var e domain.Event
+			if e, err = decodeEvent(s, v); err != nil {
+				return false
+			}
+			events = append(events, e)
+			return true
+		})
+		return err
+	})
+	return events, err
+}
+
+// Event returns the event with the given id.
+func (h *History) Event(id string) (e domain.Event, ok bool, err error) {
+	err = h.table.View(func(tx *Tx) error {
+		ids, err := tx.Index(indexIDs)
+		if err != nil {
+			return err
+		}
+		place := ids.Get([]byte(id))
+		if place == nil {
+			return nil
+		}
+		events, err := tx.Index(indexEvents)
+		if err != nil {
+			return err
+		}
+		s, _ := splitPlace(place)
+		e, err = decodeEvent(s, events.Get(place))
+		ok = err == nil
+		return err
+	})
+	return e, ok, err
+}
+
+// Outcome returns what became of a delivery or command. If its outcome record is gone from a table that was built anew
+// (outcomes are kept for 30 days), the events still tell that it was accepted.
+func (h *History) Outcome(kind, source, id string) (o domain.Outcome, ok bool, err error) {
+	key := causeKey(kind, source, id)
+	err = h.table.View(func(tx *Tx) error {
+		outcomes, err := tx.Index(indexOutcomes)
+		if err != nil {
+			return err
+		}
+		if b := outcomes.Get(key); b != nil {
+			ok = true
+			return json.Unmarshal(b, &o)
+		}
+		causes, err := tx.Index(indexCauses)
+		if err != nil {
+			return err
+		}
+		if place := causes.Get(key); place != nil {
+			ok = true
+			o = domain.Outcome{Kind: kind, ID: id, Source: source, Status: domain.Accepted}
+			o.Stream, o.Version = splitPlace(place)
+		}
+		return nil
+	})
+	return o, ok, err
+}
+
+// Handled returns the inbox offset after the last entry of the partition that was handled, 0 if none is known.
+func (h *History) Handled(partition int32) (next int64, err error) {
+	err = h.table.View(func(tx *Tx) error {
+		index, err := tx.Index(indexHandled)
+		if err != nil {
+			return err
+		}
+		if b := index.Get(be64(uint64(partition))); b != nil {
+			next = int64(binary.BigEndian.Uint64(b))
+		}
+		return nil
+	})
+	return next, err
+}
+
+// Violations counts the events that broke their stream's order and were left out.
+func (h *History) Violations() (n int, err error) {
+	err = h.table.View(func(tx *Tx) error {
+		index, err := tx.Index(indexViolations)
+		if err != nil {
+			return err
+		}
+		index.Scan(nil, func(_, _ []byte) bool { n++; return true })
+		return nil
+	})
+	return n, err
+}
+
+// Reached reports whether the fold of the partition has passed the given offsets of events and outcomes.
+func (h *History) Reached(partition int32, events, outcomes int64) bool {
+	e, ok1 := h.table.Position(h.topics.Events)
+	o, ok2 := h.table.Position(h.topics.Outcomes)
+	return ok1 && ok2 && e.Next[partition] >= events && o.Next[partition] >= outcomes
+}
+
+// Wait returns once the fold of the partition has passed the given offsets.
+func (h *History) Wait(ctx context.Context, partition int32, events, outcomes int64) error {
+	if err := h.table.WaitPartition(ctx, h.topics.Events, partition, events); err != nil {
+		return err
+	}
+	return h.table.WaitPartition(ctx, h.topics.Outcomes, partition, outcomes)
+}
+
+// encodeEvent writes the fields one after the other, texts with their length before them; the body comes last.
+func encodeEvent(e domain.Event, offset int64) []byte {
+	b := make([]byte, 0, len(e.Data)+256)
+	b = append(b, 1) // format
+	b = binary.AppendUvarint(b, e.Version)
+	b = binary.AppendUvarint(b, uint64(offset))
+	b = binary.AppendVarint(b, e.Time.UnixNano())
+	for _, s := range []string{e.ID, e.Type, e.Source, e.ContentType, e.Correlation, e.Causation, e.TraceParent, e.Delivery, e.Verification} {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	return append(b, e.Data...)
+}
+
+func decodeEvent(s domain.Stream, b []byte) (domain.Event, error) {
+	bad := &domain.Error{Class: domain.Corrupt, Message: "stored event of " + string(s)}
+	if len(b) == 0 || b[0] != 1 {
+		return domain.Event{}, bad
+	}
+	e := domain.Event{Stream: s}
+	b = b[1:]
+	number := func() uint64 {
+		n, w := binary.Uvarint(b)
+		b = b[max(w, 0):]
+		return n
+	}
+	e.Version = number()
+	number() // offset, for whoever reads the file
+	ns, w := binary.Varint(b)
+	b = b[max(w, 0):]
+	e.Time = time.Unix(0, ns).UTC()
+	for _, s := range []*string{&e.ID, &e.Type, &e.Source, &e.ContentType, &e.Correlation, &e.Causation, &e.TraceParent, &e.Delivery, &e.Verification} {
+		n := number()
+		if n > uint64(len(b)) {
+			return e, bad
+		}
+		*s, b = string(b[:n]), b[n:]
+	}
+	e.Data = append([]byte(nil), b...)
+	return e, nil
+}

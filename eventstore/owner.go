@@ -1,0 +1,126 @@
+package eventstore
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Own takes part in dividing the partitions among the nodes and runs serve for each partition while this node owns it.
+// serve must return soon after its context ends; when it returns by itself, the partition rests until it is assigned
+// anew. handled tells from which inbox offset on a partition is still to be handled.
+//
+// The consumer group behind it decides who works, never who is right: that is what the writer's fence is for. The
+// group never fetches a record. The offsets committed to it are for lag tools and for a node that starts without a
+// fold of its own.
+func (l *Log) Own(ctx context.Context, serve func(ctx context.Context, partition int32), handled func(partition int32) int64) error {
+	o := &owner{log: l, ctx: ctx, serve: serve, handled: handled, running: map[int32]*ownership{}}
+	cl, err := kgo.NewClient(l.options("owner",
+		kgo.ConsumerGroup(l.cfg.Prefix+".writers"),
+		kgo.ConsumeTopics(l.Topics.Inbox),
+		kgo.DisableAutoCommit(),
+		kgo.SessionTimeout(6*time.Second),
+		kgo.HeartbeatInterval(1500*time.Millisecond),
+		kgo.RebalanceTimeout(20*time.Second),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { o.start(m[l.Topics.Inbox]) }),
+		kgo.OnPartitionsRevoked(func(_ context.Context, cl *kgo.Client, m map[string][]int32) {
+			o.stop(m[l.Topics.Inbox])
+			o.commit(cl, m[l.Topics.Inbox])
+		}),
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { o.stop(m[l.Topics.Inbox]) }),
+	)...)
+	if err != nil {
+		return err
+	}
+	cl.PauseFetchTopics(l.Topics.Inbox)
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			o.commit(cl, o.owned())
+		case <-ctx.Done():
+			cl.Close() // leaves the group, which revokes: the writers finish the batch in hand first
+			o.stop(o.owned())
+			return nil
+		}
+	}
+}
+
+// ownership is one partition that this node works on.
+type ownership struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+type owner struct {
+	log     *Log
+	ctx     context.Context // of Own
+	serve   func(context.Context, int32)
+	handled func(int32) int64
+
+	mu      sync.Mutex
+	running map[int32]*ownership
+}
+
+func (o *owner) start(partitions []int32) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, p := range partitions {
+		if o.running[p] != nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(o.ctx)
+		w := &ownership{cancel: cancel, done: make(chan struct{})}
+		o.running[p] = w
+		go func() {
+			defer close(w.done)
+			o.serve(ctx, p)
+		}()
+	}
+}
+
+// stop tells all of them first and waits then, so that they finish side by side.
+func (o *owner) stop(partitions []int32) {
+	o.mu.Lock()
+	var waiting []*ownership
+	for _, p := range partitions {
+		if w := o.running[p]; w != nil {
+			w.cancel()
+			waiting = append(waiting, w)
+			delete(o.running, p)
+		}
+	}
+	o.mu.Unlock()
+	for _, w := range waiting {
+		<-w.done
+	}
+}
+
+func (o *owner) owned() []int32 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var ps []int32
+	for p := range o.running {
+		ps = append(ps, p)
+	}
+	return ps
+}
+
+// commit moves the group's offsets. Losing one is harmless: handling is idempotent.
+func (o *owner) commit(cl *kgo.Client, partitions []int32) {
+	offsets := map[int32]kgo.EpochOffset{}
+	for _, p := range partitions {
+		if n := o.handled(p); n > 0 {
+			offsets[p] = kgo.EpochOffset{Epoch: -1, Offset: n}
+		}
+	}
+	if len(offsets) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), 2*time.Second)
+	defer cancel()
+	cl.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{o.log.Topics.Inbox: offsets}, nil)
+}

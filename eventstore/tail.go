@@ -1,0 +1,184 @@
+package eventstore
+
+import (
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"github.com/penstock-io/penstock/domain"
+)
+
+// Record is one record as followers see it. It is shared by all of them: nothing in it may be changed.
+type Record struct {
+	Partition int32
+	Offset    int64
+	// Exactly one of these is set. Err tells of a record that some other program wrote into the topic; it is left
+	// out, the same way on every node.
+	Event   *domain.Event
+	Outcome *domain.Outcome
+	Change  *Change
+	Err     error
+
+	size   int64
+	frames [2]atomic.Pointer[[]byte]
+}
+
+// Frame returns the record's encoding number kind, made by encode at most a few times however many followers there
+// are. encode must give the same bytes for everybody. Use it only in a Batch that is Shared.
+func (r *Record) Frame(kind int, encode func() []byte) []byte {
+	if b := r.frames[kind].Load(); b != nil {
+		return *b
+	}
+	b := encode()
+	r.frames[kind].Store(&b)
+	return b
+}
+
+// Batch is what arrived together. Next is the position after its last record: it also passes markers and records that
+// were aborted, so it is never derived from the last record's offset.
+type Batch struct {
+	Records []*Record
+	Next    Position
+	// Shared says that every follower gets this batch whole and after the same position, so that encodings which
+	// depend on the position may be shared too.
+	Shared bool
+
+	size int64
+}
+
+// Tail keeps the newest records of something that grows, bounded in bytes. One writer appends; any number of followers
+// pull, each at its own pace, so memory does not depend on how many there are or how slow they are.
+type Tail struct {
+	max int64
+
+	mu     sync.Mutex
+	chunks []*Batch
+	first  int      // number of chunks[0], counted from the tail's beginning
+	start  Position // before chunks[0]
+	end    Position // after the last chunk
+	bytes  int64
+	wake   chan struct{} // closed at every append and tick
+	err    error
+}
+
+// NewTail returns an empty tail at position at, holding at most maxBytes (and always the newest batch).
+func NewTail(at Position, maxBytes int64) *Tail {
+	return &Tail{max: maxBytes, start: at.Clone(), end: at.Clone(), wake: make(chan struct{})}
+}
+
+// Append adds a batch of about size bytes. Only one goroutine may append.
+func (t *Tail) Append(b *Batch, size int64) {
+	b.size = size + 256
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.chunks = append(t.chunks, b)
+	t.end = b.Next
+	t.bytes += b.size
+	drop := 0
+	for t.bytes > t.max && drop < len(t.chunks)-1 {
+		t.bytes -= t.chunks[drop].size
+		t.start = t.chunks[drop].Next
+		t.chunks[drop] = nil
+		drop++
+	}
+	t.chunks = t.chunks[drop:]
+	t.first += drop
+	t.broadcast()
+}
+
+// Tick wakes every waiting follower without a record, so that they can look at the clock.
+func (t *Tail) Tick() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.broadcast()
+}
+
+// Fail ends the tail: followers get err from now on.
+func (t *Tail) Fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err == nil {
+		t.err = err
+		t.broadcast()
+	}
+}
+
+func (t *Tail) broadcast() {
+	close(t.wake)
+	t.wake = make(chan struct{})
+}
+
+// End returns the position after the newest record. The caller must not change it.
+func (t *Tail) End() Position {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.end
+}
+
+// Reach returns the positions before the oldest and after the newest record. The caller must not change them.
+func (t *Tail) Reach() (start, end Position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.start, t.end
+}
+
+// TailReader is one follower's place in a Tail. Its zero value with At set starts anywhere. Not for concurrent use.
+type TailReader struct {
+	At      Position // everything before it was given out
+	next    int      // number of the chunk to read
+	aligned bool     // At is exactly the position before that chunk
+}
+
+// Read returns the next batch after r.At and moves r. covered is false when the tail no longer reaches back to r.At:
+// the records between must come from elsewhere. With nothing new, batch is nil and wake is closed at the next append
+// or tick.
+func (t *Tail) Read(r *TailReader) (batch *Batch, covered bool, wake <-chan struct{}, err error) {
+	t.mu.Lock()
+	if t.err != nil {
+		t.mu.Unlock()
+		return nil, true, nil, t.err
+	}
+	if !r.aligned || r.next < t.first {
+		if !r.At.Covers(t.start) {
+			t.mu.Unlock()
+			return nil, false, nil, nil
+		}
+		// Next positions only grow, so chunks that r has wholly seen are a prefix.
+		i := sort.Search(len(t.chunks), func(i int) bool { return !r.At.Covers(t.chunks[i].Next) })
+		r.next = t.first + i
+		before := t.start
+		if i > 0 {
+			before = t.chunks[i-1].Next
+		}
+		r.aligned = before.Covers(r.At)
+	}
+	i := r.next - t.first
+	if i >= len(t.chunks) {
+		wake = t.wake
+		t.mu.Unlock()
+		return nil, true, wake, nil
+	}
+	chunk := t.chunks[i]
+	t.mu.Unlock()
+
+	if r.aligned {
+		r.next++
+		r.At = chunk.Next
+		return chunk, true, nil, nil
+	}
+	// The follower comes from another order of the same records (a catch-up read, or another node): give it what
+	// it hasn't seen, and keep its own position.
+	own := &Batch{Next: r.At.Clone()}
+	for _, rec := range chunk.Records {
+		if rec.Offset >= r.At.Next[rec.Partition] {
+			own.Records = append(own.Records, rec)
+		}
+	}
+	for p, n := range chunk.Next.Next {
+		own.Next.Next[p] = max(own.Next.Next[p], n)
+	}
+	r.next++
+	r.At = own.Next
+	r.aligned = chunk.Next.Covers(r.At)
+	return own, true, nil, nil
+}
