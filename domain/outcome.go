@@ -22,11 +22,13 @@ type Outcome struct {
 	Type         string     `json:"type"`
 	Stream       Stream     `json:"stream"`
 	Status       Status     `json:"status"`
-	Class        Class      `json:"class,omitempty"` // of a refusal
+	Original     Status     `json:"original,omitempty"` // of a duplicate: what became of the first one, which this repeats
+	Class        Class      `json:"class,omitempty"`    // of a refusal
 	Rule         string     `json:"rule,omitempty"`
 	Field        string     `json:"field,omitempty"`
 	Message      string     `json:"message,omitempty"`
-	Version      uint64     `json:"version"` // of the stream afterwards
+	Actual       uint64     `json:"actual,omitempty"` // Conflict: the version the stream has
+	Version      uint64     `json:"version"`          // of the stream afterwards
 	Events       []EventRef `json:"events,omitempty"`
 	Commands     []string   `json:"commands,omitempty"` // ids of the commands that policies asked for
 	Verification string     `json:"verification,omitempty"`

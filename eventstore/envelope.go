@@ -44,6 +44,9 @@ type Entry struct {
 	Foreign error
 }
 
+// Cause identifies what the entry may do once: a delivery within its source, a command everywhere.
+func (e Entry) Cause() string { return string(causeKey(e.Kind, e.Source, e.ID)) }
+
 // Digest identifies what an entry asks for, so that the same id with another content can be told apart.
 func (e Entry) Digest() string {
 	h := sha256.New()

@@ -43,6 +43,9 @@ func (StreamsFold) Name() string { return "streams" }
 // Version of the fold.
 func (StreamsFold) Version() int { return 1 }
 
+// FoldsEventsToo says that the table is a fold of both topics.
+func (StreamsFold) FoldsEventsToo() {}
+
 // Apply records e. An event that doesn't follow its stream's version was written by some other program: the first in
 // log order wins, on every node, and the other is noted as a violation.
 func (StreamsFold) Apply(tx *Tx, e domain.Event) error {

@@ -21,8 +21,16 @@ type Projection interface {
 	Apply(tx *eventstore.Tx, e domain.Event) error
 }
 
-// OutcomeProjection is a Projection that folds the outcomes topic instead of the events topic. Apply is not called.
+// OutcomeProjection is a Projection that folds the outcomes topic instead of the events topic: Apply is not called,
+// unless it says that it wants both.
 type OutcomeProjection interface {
 	Projection
 	ApplyOutcome(tx *eventstore.Tx, o domain.Outcome) error
+}
+
+// bothTopics marks the one projection that folds events and outcomes into the same table, each at its own position.
+// Its rows come from the events.
+type bothTopics interface {
+	OutcomeProjection
+	FoldsEventsToo()
 }

@@ -1,0 +1,222 @@
+// Package commands is the write side: for each partition that this node owns, one writer takes what stands in the
+// inbox, in order, and turns it into events and outcomes, exactly once.
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/penstock-io/penstock/domain"
+	"github.com/penstock-io/penstock/eventstore"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config is what the writers need.
+type Config struct {
+	Log      *eventstore.Log
+	History  *eventstore.History
+	Types    domain.Types
+	Deciders []domain.AnyDecider
+	Policies []domain.Policy
+	Logger   *slog.Logger
+	Metrics  prometheus.Registerer // nil for none
+}
+
+// Writers runs one writer for each partition that the node owns.
+type Writers struct {
+	cfg      Config
+	deciders map[string]domain.AnyDecider // by category
+	metrics  metrics
+
+	mu      sync.Mutex
+	serving map[int32]*status
+}
+
+type status struct {
+	ready   bool
+	handled int64 // inbox offset after the last handled entry
+	left    bool  // this node doesn't own the partition any more
+}
+
+// New checks the business: every decider complete, every category owned once, every name in the types table unique.
+func New(cfg Config) (*Writers, error) {
+	w := &Writers{cfg: cfg, deciders: map[string]domain.AnyDecider{}, serving: map[int32]*status{}}
+	var problems []error
+	if err := cfg.Types.Check(); err != nil {
+		problems = append(problems, err)
+	}
+	for _, d := range cfg.Deciders {
+		if err := d.Check(); err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		if w.deciders[d.Owns()] != nil {
+			problems = append(problems, fmt.Errorf("two deciders own category %q", d.Owns()))
+		}
+		w.deciders[d.Owns()] = d
+	}
+	names := map[string]bool{}
+	for _, p := range cfg.Policies {
+		if p.Name == "" || names[p.Name] || p.React == nil {
+			problems = append(problems, fmt.Errorf("policy %q needs a React and a name of its own", p.Name))
+		}
+		names[p.Name] = true
+	}
+	w.metrics = newMetrics(cfg.Metrics)
+	return w, errors.Join(problems...)
+}
+
+// Run takes part in dividing the partitions and serves those that it gets, until ctx ends. It finishes the batch in
+// hand first.
+func (w *Writers) Run(ctx context.Context) error {
+	return w.cfg.Log.Own(ctx, w.serve, func(p int32) int64 {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if s := w.serving[p]; s != nil {
+			return s.handled
+		}
+		return 0
+	})
+}
+
+// Owned returns the partitions that this node owns and whether it serves each of them already.
+func (w *Writers) Owned() map[int32]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	owned := map[int32]bool{}
+	for p, s := range w.serving {
+		if !s.left {
+			owned[p] = s.ready
+		}
+	}
+	return owned
+}
+
+func (w *Writers) mark(p int32, ready bool, handled int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.serving[p] = &status{ready: ready, handled: handled}
+}
+
+// leave keeps what was handled: the group's offset is moved after the writer has stopped.
+func (w *Writers) leave(p int32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s := w.serving[p]; s != nil {
+		w.serving[p] = &status{handled: s.handled, left: true}
+	}
+}
+
+// serve runs session after session on a partition until ctx ends. Any trouble ends a session; the next one fences,
+// reads to the end and so learns what is true.
+func (w *Writers) serve(ctx context.Context, p int32) {
+	log := w.cfg.Logger.With("partition", p)
+	defer w.leave(p)
+	for try := 0; ctx.Err() == nil; try++ {
+		w.mark(p, false, 0)
+		began := time.Now()
+		err := w.session(ctx, p)
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, eventstore.ErrFenced) {
+			w.metrics.fenced.Inc()
+		}
+		if time.Since(began) > time.Minute {
+			try = 0
+		}
+		// Jittered, so that two nodes which both believe to own the partition don't fence each other in step.
+		pause := min(time.Duration(try+1)*200*time.Millisecond, 5*time.Second)
+		pause += time.Duration(rand.Int64N(int64(pause)))
+		log.Warn("writer starts over", "in", pause, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+const (
+	batchEntries = 2000 // entries of one transaction at most
+	pendingLimit = 100_000
+)
+
+// session is one writer's life: fence, read to the end, serve.
+func (w *Writers) session(ctx context.Context, p int32) error {
+	writer, err := w.cfg.Log.OpenWriter(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer writer.Close()
+	events, outcomes := writer.Ends()
+	if err := w.readToEnd(ctx, p, events, outcomes); err != nil {
+		return err
+	}
+	next, err := w.cfg.History.Handled(p)
+	if err != nil {
+		return err
+	}
+	committed, err := writer.CommittedInbox(ctx)
+	if err != nil {
+		return err
+	}
+	next = max(next, committed)
+	if err := writer.ReadFrom(ctx, next); err != nil {
+		return err
+	}
+	w.mark(p, true, next)
+	w.cfg.Logger.Debug("writer serves", "partition", p, "from", next)
+
+	b := newBatch(w, p)
+	for ctx.Err() == nil {
+		entries, err := writer.Poll(ctx, batchEntries)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			continue
+		}
+		if b.prune(); len(b.queue) > pendingLimit {
+			// The fold is far behind: wait for it instead of remembering ever more.
+			last := b.queue[len(b.queue)-pendingLimit]
+			if err := w.readToEnd(ctx, p, last.events, last.outcomes); err != nil {
+				return err
+			}
+			b.prune()
+		}
+		b.begin(writer.NextEvent())
+		for _, e := range entries {
+			if err := b.take(ctx, e); err != nil {
+				return err
+			}
+		}
+		began := time.Now()
+		if err := writer.Commit(b.commit); err != nil {
+			return err
+		}
+		w.metrics.commit.Observe(time.Since(began).Seconds())
+		w.metrics.batch.Observe(float64(len(entries)))
+		b.committed(writer.Ends())
+		w.mark(p, true, entries[len(entries)-1].Offset+1)
+	}
+	return ctx.Err()
+}
+
+// readToEnd waits until the fold has reached the given ends. It takes as long as it takes, and says so: an end that
+// stays out of reach means a transaction of another program that is still open.
+func (w *Writers) readToEnd(ctx context.Context, p int32, events, outcomes int64) error {
+	for {
+		wait, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := w.cfg.History.Wait(wait, p, events, outcomes)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		w.cfg.Logger.Warn("the fold has not reached the end of the log yet", "partition", p, "events", events, "outcomes", outcomes)
+	}
+}

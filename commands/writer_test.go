@@ -1,0 +1,213 @@
+package commands_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/penstock-io/penstock/commands"
+	"github.com/penstock-io/penstock/domain"
+	"github.com/penstock-io/penstock/eventstore"
+	"github.com/penstock-io/penstock/eventstore/eventstoretest"
+)
+
+// A counter is the smallest business: Add adds, never above ten; every "counter.added" of a webhook makes an Add.
+type add struct {
+	Counter string `json:"counter"`
+	N       int    `json:"n"`
+}
+type added struct {
+	N int `json:"n"`
+}
+
+var (
+	types = domain.Types{
+		Events:   []domain.EventType{domain.EventOf[added]("counter.added")},
+		Commands: []domain.CommandType{domain.CommandOf("Add", func(a add) (domain.Stream, error) { return domain.NewStream("counter", a.Counter) })},
+	}
+	counter = domain.Decider[int]{
+		Category: "counter", Initial: func() int { return 0 },
+		Decide: func(total int, c domain.Command) ([]domain.Event, error) {
+			a := c.Payload.(add)
+			switch {
+			case a.N == 13:
+				panic("thirteen")
+			case a.N == 14:
+				return nil, errors.New("a defect")
+			case total+a.N > 10:
+				return nil, domain.Reject("at-most-ten", "%d and %d", total, a.N)
+			case a.N > 1: // two events, to see that they are atomic
+				return []domain.Event{domain.Fact(added{1}), domain.Fact(added{a.N - 1})}, nil
+			}
+			return []domain.Event{domain.Fact(added{a.N})}, nil
+		},
+		Evolve: func(total int, e domain.Event) int { return total + e.Payload.(added).N },
+	}
+	fromHook = domain.Policy{Name: "from-hook", From: []string{"hook.*"}, React: func(e domain.Event) ([]domain.Command, error) {
+		var a add
+		if err := json.Unmarshal(e.Data, &a); err != nil {
+			return nil, err
+		}
+		return []domain.Command{domain.Ask(a)}, nil
+	}}
+)
+
+type bench struct {
+	*eventstoretest.Node
+	outcomes *commands.Outcomes
+}
+
+func start(t *testing.T) bench {
+	return startOn(t, eventstoretest.Config(t))
+}
+
+func startOn(t *testing.T, cfg eventstore.Config) bench {
+	n := eventstoretest.Start(t, cfg)
+	w, err := commands.New(commands.Config{Log: n.Log, History: n.History, Types: types, Deciders: []domain.AnyDecider{counter},
+		Policies: []domain.Policy{fromHook}, Logger: cfg.Logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := commands.NewOutcomes(n.Log)
+	eventstoretest.Run(t, "outcomes", o.Run)
+	eventstoretest.Run(t, "writers", w.Run)
+	return bench{n, o}
+}
+
+func command(id, counter string, n int) eventstore.Entry {
+	body, _ := json.Marshal(add{counter, n})
+	return eventstore.Entry{Kind: eventstore.KindCommand, ID: id, Source: "api", Type: "Add", Stream: domain.Stream("counter/" + counter),
+		Received: time.Now(), ContentType: "application/json", Body: body}
+}
+
+func delivery(id, key string, n int) eventstore.Entry {
+	e := command(id, key, n)
+	e.Kind, e.Source, e.Type, e.Stream = eventstore.KindDelivery, "hook", "hook.sent", domain.Stream("hook/"+key)
+	return e
+}
+
+func (b bench) submit(t *testing.T, e eventstore.Entry) domain.Outcome {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	o, known, err := b.outcomes.Submit(ctx, e)
+	if err != nil || !known {
+		t.Fatalf("%s: known %v, %v", e.ID, known, err)
+	}
+	return o
+}
+
+func TestCommandsTakeEffectOnceAndByTheRules(t *testing.T) {
+	b := start(t)
+	o := b.submit(t, command("a", "x", 4))
+	if o.Status != domain.Accepted || o.Version != 2 || len(o.Events) != 2 {
+		t.Fatalf("first: %+v", o)
+	}
+	again := b.submit(t, command("a", "x", 4))
+	if again.Status != domain.Duplicate || again.Original != domain.Accepted || again.Version != 2 || again.Events[0] != o.Events[0] {
+		t.Errorf("a repeat gives the same answer: %+v", again)
+	}
+	if other := b.submit(t, command("a", "x", 5)); other.Class != domain.Invalid || other.Rule != "idempotency-key-reused" {
+		t.Errorf("the key with another body: %+v", other)
+	}
+	if again := b.submit(t, command("a", "x", 4)); again.Original != domain.Accepted || again.Class != "" {
+		t.Errorf("the first body again after that: %+v", again)
+	}
+	if o := b.submit(t, command("b", "x", 7)); o.Class != domain.Rejected || o.Rule != "at-most-ten" || o.Version != 2 {
+		t.Errorf("beyond the rule: %+v", o)
+	}
+	if o := b.submit(t, command("b", "x", 7)); o.Original != domain.Refused || o.Rule != "at-most-ten" {
+		t.Errorf("a repeated refusal: %+v", o)
+	}
+	e := command("c", "x", 1)
+	e.Expected = new(uint64(1))
+	if o := b.submit(t, e); o.Class != domain.Conflict || o.Actual != 2 {
+		t.Errorf("wrong expected version: %+v", o)
+	}
+	e = command("d", "x", 1)
+	e.Expected = new(uint64(2))
+	if o := b.submit(t, e); o.Status != domain.Accepted || o.Version != 3 {
+		t.Errorf("right expected version: %+v", o)
+	}
+	for i, n := range []int{13, 14} {
+		if o := b.submit(t, command(fmt.Sprint("p", i), "x", n)); o.Status != domain.Parked || o.Message == "" {
+			t.Errorf("a defect parks: %+v", o)
+		}
+	}
+	if o := b.submit(t, command("e", "x", 1)); o.Version != 4 {
+		t.Errorf("after the parked ones: %+v", o)
+	}
+	eventstoretest.Until(t, "the fold has the stream", func() bool {
+		row, ok, err := b.History.Head("counter/x")
+		return err == nil && ok && row.Version == 4
+	})
+	events, err := b.History.Events("counter/x", 1, 100)
+	if err != nil || len(events) != 4 || events[3].Version != 4 || events[3].Causation != "e" {
+		t.Fatalf("%v %v", events, err)
+	}
+}
+
+func TestADeliveryTakesEffectOnceAndItsPolicyToo(t *testing.T) {
+	b := start(t)
+	o := b.submit(t, delivery("d1", "k", 2))
+	if o.Status != domain.Accepted || len(o.Events) != 1 || len(o.Commands) != 1 {
+		t.Fatalf("%+v", o)
+	}
+	if o := b.submit(t, delivery("d1", "k", 2)); o.Status != domain.Duplicate {
+		t.Errorf("%+v", o)
+	}
+	eventstoretest.Until(t, "the policy's command is decided", func() bool {
+		out, ok, err := b.History.Outcome(eventstore.KindCommand, "", o.Commands[0])
+		return err == nil && ok && out.Status == domain.Accepted
+	})
+	events, err := b.History.Events("counter/k", 1, 10)
+	if err != nil || len(events) != 2 || events[0].Correlation != "d1" || events[0].Causation != o.Commands[0] {
+		t.Errorf("%+v, %v", events, err)
+	}
+}
+
+func TestConcurrentCommandsOnOneStreamKeepTheRule(t *testing.T) {
+	b := start(t)
+	results := make(chan domain.Outcome)
+	for i := range 50 {
+		go func() { results <- b.submit(t, command(fmt.Sprint("c", i), "hot", 1)) }()
+	}
+	accepted, versions := 0, map[uint64]bool{}
+	for range 50 {
+		if o := <-results; o.Status == domain.Accepted {
+			accepted++
+			versions[o.Version] = true
+		} else if o.Rule != "at-most-ten" {
+			t.Errorf("%+v", o)
+		}
+	}
+	if accepted != 10 || len(versions) != 10 {
+		t.Errorf("%d accepted with %d versions, want 10", accepted, len(versions))
+	}
+}
+
+func TestANodeThatTakesOverKnowsEverything(t *testing.T) {
+	cfg := eventstoretest.Config(t)
+	first := ""
+	t.Run("one", func(t *testing.T) {
+		b := startOn(t, cfg)
+		o := b.submit(t, command("a", "x", 4))
+		first = o.Events[0].ID
+		b.submit(t, command("b", "x", 9)) // refused
+	})
+	t.Run("another, with an empty folder", func(t *testing.T) {
+		b := startOn(t, cfg)
+		if o := b.submit(t, command("a", "x", 4)); o.Status != domain.Duplicate || o.Events[0].ID != first {
+			t.Errorf("%+v", o)
+		}
+		if o := b.submit(t, command("b", "x", 9)); o.Original != domain.Refused || o.Rule != "at-most-ten" {
+			t.Errorf("%+v", o)
+		}
+		if o := b.submit(t, command("c", "x", 1)); o.Version != 3 {
+			t.Errorf("%+v", o)
+		}
+	})
+}
