@@ -10,14 +10,16 @@ type Class string
 
 // The classes. An error without a class is Internal: a defect of ours, whose text is never shown to a caller.
 const (
-	Internal    Class = "internal"
-	Rejected    Class = "rejected"    // a rule of the business says no
-	Conflict    Class = "conflict"    // the stream isn't at the expected version
-	Invalid     Class = "invalid"     // the input is wrong; the field is named
-	TooLarge    Class = "too-large"   // the input is larger than its limit
-	NotFound    Class = "not-found"   // no such thing
-	Unavailable Class = "unavailable" // try again later; nothing happened
-	Corrupt     Class = "corrupt"     // stored data contradicts itself
+	Internal     Class = "internal"
+	Rejected     Class = "rejected"     // a rule of the business says no
+	Conflict     Class = "conflict"     // the stream isn't at the expected version
+	Invalid      Class = "invalid"      // the input is wrong; the field is named
+	TooLarge     Class = "too-large"    // the input is larger than its limit
+	NotFound     Class = "not-found"    // no such thing
+	Unauthorized Class = "unauthorized" // who asks is not known
+	Forbidden    Class = "forbidden"    // who asks may not
+	Unavailable  Class = "unavailable"  // try again later; nothing happened
+	Corrupt      Class = "corrupt"      // stored data contradicts itself
 )
 
 // Error carries a class and what a caller needs to act on it.

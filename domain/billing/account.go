@@ -199,7 +199,8 @@ func (d *decision) dispute(c RecordDispute) error {
 
 // closeDispute goes by the dispute as it was recorded; the command's own amount counts when its end is all we hear.
 func (d *decision) closeDispute(c CloseDispute) error {
-	err := d.dispute(RecordDispute{Customer: c.Customer, Dispute: c.Dispute, Charge: c.Charge, Amount: c.Amount, Currency: c.Currency})
+	err := d.dispute(RecordDispute{Customer: c.Customer, Dispute: c.Dispute, Charge: c.Charge, Amount: c.Amount,
+		Currency: c.Currency})
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,8 @@ func decideCharge(s ChargeState, c domain.Command) ([]domain.Event, error) {
 }
 
 func located(w DisputeWaiting, customer string) DisputeLocated {
-	return DisputeLocated{Charge: w.Charge, Customer: customer, Dispute: w.Dispute, Amount: w.Amount, Currency: w.Currency, Status: w.Status}
+	return DisputeLocated{Charge: w.Charge, Customer: customer, Dispute: w.Dispute, Amount: w.Amount,
+		Currency: w.Currency, Status: w.Status}
 }
 
 func evolveCharge(s ChargeState, e domain.Event) ChargeState {
@@ -143,7 +144,8 @@ func routeDispute(e domain.Event) ([]domain.Command, error) {
 
 func recordDispute(d DisputeLocated) domain.Command {
 	if d.Status == Open {
-		return domain.Ask(RecordDispute{Customer: d.Customer, Dispute: d.Dispute, Charge: d.Charge, Amount: d.Amount, Currency: d.Currency})
+		return domain.Ask(RecordDispute{Customer: d.Customer, Dispute: d.Dispute, Charge: d.Charge, Amount: d.Amount,
+			Currency: d.Currency})
 	}
 	return domain.Ask(CloseDispute{Customer: d.Customer, Dispute: d.Dispute, Charge: d.Charge, Amount: d.Amount,
 		Currency: d.Currency, Status: d.Status})

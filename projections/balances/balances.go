@@ -3,7 +3,6 @@
 package balances
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -42,15 +41,6 @@ func (balances) Apply(tx *eventstore.Tx, e domain.Event) error {
 	return tx.Put(customer, row)
 }
 
-// fact is what the events of billing say, as far as a balance is concerned.
-type fact struct {
-	Amount   int64  `json:"amount"`
-	Captured int64  `json:"captured"`
-	Released int64  `json:"released"`
-	Returned int64  `json:"returned"`
-	Currency string `json:"currency"`
-}
-
 // fold returns the customer's row after e, or nil when e doesn't concern it. old is nil before the first event.
 func fold(old []byte, customer string, e domain.Event) ([]byte, error) {
 	var change func(*row, fact)
@@ -83,8 +73,8 @@ func fold(old []byte, customer string, e domain.Event) ([]byte, error) {
 	default:
 		return nil, nil
 	}
-	var f fact
-	if err := json.Unmarshal(e.Data, &f); err != nil {
+	f, err := readFact(e.Data)
+	if err != nil {
 		return nil, &domain.Error{Class: domain.Corrupt, Message: fmt.Sprintf("event %s is not a %s", e.ID, e.Type), Err: err}
 	}
 	r, err := readRow(old, customer)
@@ -92,5 +82,5 @@ func fold(old []byte, customer string, e domain.Event) ([]byte, error) {
 		return nil, err
 	}
 	change(&r, f)
-	return r.appendTo(make([]byte, 0, len(old)+256), customer, e), nil
+	return r.appendTo(make([]byte, 0, len(old)+128), customer, e), nil
 }

@@ -12,6 +12,52 @@ import (
 	"github.com/penstock-io/penstock/domain"
 )
 
+// fact is what the events of billing say, as far as a balance is concerned.
+type fact struct {
+	Amount   int64  `json:"amount"`
+	Captured int64  `json:"captured"`
+	Released int64  `json:"released"`
+	Returned int64  `json:"returned"`
+	Currency string `json:"currency"`
+}
+
+// readFact reads an event's data. What billing writes, one flat object without white space, is read by hand in a
+// quarter of the time; any other form is left to encoding/json.
+func readFact(data []byte) (fact, error) {
+	var f fact
+	s := scanner{rest: data}
+	s.expect(`{`)
+	for more := true; more && !s.bad; more = s.skip(`,`) {
+		name := s.token()
+		s.expect(`:`)
+		switch string(name) {
+		case `"amount"`:
+			f.Amount = s.int()
+		case `"captured"`:
+			f.Captured = s.int()
+		case `"released"`:
+			f.Released = s.int()
+		case `"returned"`:
+			f.Returned = s.int()
+		case `"currency"`:
+			f.Currency = s.unquote(s.token())
+		default:
+			if s.next() == '"' {
+				s.token()
+			} else {
+				s.int()
+			}
+		}
+	}
+	s.expect(`}`)
+	if !s.bad && len(s.rest) == 0 {
+		return f, nil
+	}
+	f = fact{}
+	err := json.Unmarshal(data, &f)
+	return f, err
+}
+
 // row is a row as far as the next one depends on it. It is written and read here by hand: a rebuild does both once per
 // event, and with encoding/json they would take most of its time. Only what appendTo wrote is ever read, so the reader
 // may insist on that very form and call everything else corrupt.
@@ -28,7 +74,9 @@ type currency struct {
 
 // in returns the entry of a currency, a new one if there is none. It is valid until the next call.
 func (r *row) in(code string) *currency {
-	i, found := slices.BinarySearchFunc(r.currencies, code, func(c currency, code string) int { return strings.Compare(c.code, code) })
+	i, found := slices.BinarySearchFunc(r.currencies, code, func(c currency, code string) int {
+		return strings.Compare(c.code, code)
+	})
 	if !found {
 		r.currencies = slices.Insert(r.currencies, i, currency{code: code})
 	}
@@ -89,7 +137,7 @@ func readRow(b []byte, customer string) (row, error) {
 	}
 	s := scanner{rest: b}
 	s.expect(`{"customer":`)
-	s.text()
+	s.token()
 	r.suspended = s.skip(`,"status":"suspended","balances":{`)
 	if !r.suspended {
 		s.expect(`,"status":"open","balances":{`)
@@ -97,7 +145,7 @@ func readRow(b []byte, customer string) (row, error) {
 	if !s.skip(`}`) {
 		r.currencies = make([]currency, 0, 1+bytes.Count(s.rest, []byte(`},"`))) // with room for one more
 		for more := true; more && !s.bad; more = s.skip(`,`) {
-			c := currency{code: s.text()}
+			c := currency{code: s.unquote(s.token())}
 			s.expect(`:{"balance":`)
 			s.int()
 			s.expect(`,"credit":`)
@@ -119,7 +167,8 @@ func readRow(b []byte, customer string) (row, error) {
 	r.charges = s.int()
 	s.expect(`,"updated":`)
 	if s.bad {
-		return row{}, &domain.Error{Class: domain.Corrupt, Message: fmt.Sprintf("the balance row of %s is not of this projection's form", customer)}
+		return row{}, &domain.Error{Class: domain.Corrupt,
+			Message: fmt.Sprintf("the balance row of %s is not of this projection's form", customer)}
 	}
 	return r, nil
 }
@@ -144,34 +193,53 @@ func (s *scanner) expect(want string) {
 	}
 }
 
-func (s *scanner) int() int64 {
-	n := 0
-	for n < len(s.rest) && (s.rest[n] == '-' || '0' <= s.rest[n] && s.rest[n] <= '9') {
-		n++
+// next is the byte that comes next, or 0 at the end.
+func (s *scanner) next() byte {
+	if len(s.rest) == 0 {
+		return 0
 	}
-	v, err := strconv.ParseInt(string(s.rest[:n]), 10, 64)
-	s.bad = s.bad || err != nil
-	s.rest = s.rest[n:]
-	return v
+	return s.rest[0]
 }
 
-// text reads a JSON string.
-func (s *scanner) text() string {
+// int reads an integer of at most 18 digits, more than billing's bounds allow.
+func (s *scanner) int() int64 {
+	negative := s.skip(`-`)
+	n, digits := int64(0), 0
+	for c := s.next(); '0' <= c && c <= '9' && digits < 18; c = s.next() {
+		n = 10*n + int64(c-'0')
+		s.rest, digits = s.rest[1:], digits+1
+	}
+	s.bad = s.bad || digits == 0
+	if negative {
+		return -n
+	}
+	return n
+}
+
+// token reads a JSON string and returns it with its quotes and escapes.
+func (s *scanner) token() []byte {
 	for i := 1; i < len(s.rest) && s.rest[0] == '"'; i++ {
-		switch s.rest[i] {
-		case '\\':
+		switch c := s.rest[i]; {
+		case c == '\\':
 			i++
-		case '"':
+		case c == '"':
 			token := s.rest[:i+1]
 			s.rest = s.rest[i+1:]
-			if bytes.IndexByte(token, '\\') < 0 {
-				return string(token[1:i])
-			}
-			var v string
-			s.bad = s.bad || json.Unmarshal(token, &v) != nil
-			return v
+			return token
+		case c < ' ':
+			s.bad = true
 		}
 	}
 	s.bad = true
-	return ""
+	return nil
+}
+
+// unquote returns the text of a token.
+func (s *scanner) unquote(token []byte) string {
+	if len(token) >= 2 && bytes.IndexByte(token, '\\') < 0 {
+		return string(token[1 : len(token)-1])
+	}
+	var v string
+	s.bad = s.bad || json.Unmarshal(token, &v) != nil
+	return v
 }
