@@ -1,4 +1,27 @@
-.PHONY: test
-test: ## vet, static checks and all tests
+.PHONY: test check unit kafka bench crash fuzz
+# What CI runs: static checks, every test under the race detector, and the tests of the engines and of a whole node
+# once more against a real Kafka that is started for it. Without Java and Maven the last part is skipped, with a line
+# that says so; with CI=true a skip is a failure.
+test: check unit kafka
+
+check: ## vet and staticcheck
 	go vet ./...
+	go tool staticcheck ./...
+
+unit: ## all tests, on the embedded broker
 	go test -race ./...
+
+KAFKA_TESTS = ./eventstore ./commands ./projections .
+kafka: ## the same engine tests, and whole nodes, on a real Kafka
+	@deploy/kafka/kafka run -- go test -race -count=1 -timeout 8m $(KAFKA_TESTS); status=$$?; \
+	if [ $$status -eq 3 ] && [ "$$CI" != true ]; then echo "skipped: tests against a real Kafka (see the line above for what is missing)"; \
+	else exit $$status; fi
+
+bench: ## ours beside bare baselines, as ratios; see bench/README.md
+	go run ./bench all
+
+crash: ## the crash test for many rounds
+	PENSTOCK_CRASH_ROUNDS=$${PENSTOCK_CRASH_ROUNDS:-50} go test -race -count=1 -timeout 60m -run Crash .
+
+fuzz: ## every fuzz target for a minute
+	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do go test -run '^$$' -fuzz "^$$f$$" -fuzztime 60s $$p || exit 1; done; done

@@ -163,9 +163,14 @@ func TestADeliveryTakesEffectOnceAndItsPolicyToo(t *testing.T) {
 		out, ok, err := b.History.Outcome(eventstore.KindCommand, "", o.Commands[0])
 		return err == nil && ok && out.Status == domain.Accepted
 	})
-	events, err := b.History.Events("counter/k", 1, 10)
-	if err != nil || len(events) != 2 || events[0].Correlation != "d1" || events[0].Causation != o.Commands[0] {
-		t.Errorf("%+v, %v", events, err)
+	var events []domain.Event
+	eventstoretest.Until(t, "its events are folded", func() (ok bool) { // outcomes and events are followed side by side
+		var err error
+		events, err = b.History.Events("counter/k", 1, 10)
+		return err != nil || len(events) == 2
+	})
+	if len(events) != 2 || events[0].Correlation != "d1" || events[0].Causation != o.Commands[0] {
+		t.Errorf("%+v", events)
 	}
 }
 
