@@ -116,6 +116,8 @@ func (w *Writers) leave(p int32) {
 // reads to the end and so learns what is true.
 func (w *Writers) serve(ctx context.Context, p int32) {
 	log := w.cfg.Logger.With("partition", p)
+	log.Info("partition gained")
+	defer log.Info("partition given up")
 	defer w.leave(p)
 	for try := 0; ctx.Err() == nil; try++ {
 		w.mark(p, false, 0)
@@ -170,7 +172,7 @@ func (w *Writers) session(ctx context.Context, p int32) error {
 		return err
 	}
 	w.mark(p, true, next)
-	w.cfg.Logger.Debug("writer serves", "partition", p, "from", next)
+	w.cfg.Logger.Info("writer serves", "partition", p, "from", next)
 
 	b := newBatch(w, p)
 	for ctx.Err() == nil {

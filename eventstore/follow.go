@@ -64,7 +64,7 @@ func (f *Follower) CaughtUp() bool { return f.at.At.Covers(f.tail.End()) }
 // so that the caller can look at the clock or say where it is.
 func (f *Follower) Next(ctx context.Context) (*Batch, error) {
 	b, covered, wake, err := f.tail.Read(&f.at)
-	for err == nil && b == nil && covered {
+	if err == nil && b == nil && covered {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()

@@ -307,11 +307,10 @@ type kgoLogger struct{ *slog.Logger }
 func (k kgoLogger) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
 func (k kgoLogger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	// What matters comes back as an error and is said where it is handled; the rest is a line per attempt while a
+	// broker is away.
 	lv := slog.LevelDebug
-	switch level {
-	case kgo.LogLevelError:
-		lv = slog.LevelWarn // what matters comes back as an error and is said there
-	case kgo.LogLevelWarn:
+	if level == kgo.LogLevelError {
 		lv = slog.LevelInfo
 	}
 	k.Logger.Log(context.Background(), lv, "kafka: "+msg, keyvals...)

@@ -23,7 +23,7 @@ func (l *Log) Own(ctx context.Context, serve func(ctx context.Context, partition
 		kgo.DisableAutoCommit(),
 		kgo.SessionTimeout(6*time.Second),
 		kgo.HeartbeatInterval(1500*time.Millisecond),
-		kgo.RebalanceTimeout(20*time.Second),
+		kgo.RebalanceTimeout(8*time.Second),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { o.start(m[l.Topics.Inbox]) }),
 		kgo.OnPartitionsRevoked(func(_ context.Context, cl *kgo.Client, m map[string][]int32) {
 			o.stop(m[l.Topics.Inbox])

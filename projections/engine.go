@@ -178,6 +178,9 @@ func (e *Engine) fold(ctx context.Context, v *View, topic string) error {
 	if err != nil {
 		return e.stopped(ctx, v, topic, err)
 	}
+	if f.CaughtUp() {
+		v.caughtUp(topic)
+	}
 	for {
 		records, err := gather(ctx, f)
 		if err != nil {
