@@ -114,7 +114,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer n.log.Close()
 	n.engine, err = projections.New(projections.Config{
 		Log: n.log, Dir: filepath.Join(n.cfg.Data, "projections"), Logger: n.logger, Metrics: n.metrics,
-		Projections: append([]projections.Projection{eventstore.StreamsFold{}, projections.Deliveries{}}, n.app.Projections...),
+		Projections: append([]projections.Projection{eventstore.StreamsFold{}, projections.Deliveries{}, projections.Parked{}}, n.app.Projections...),
 	})
 	if err != nil {
 		return err

@@ -20,7 +20,11 @@ type batch struct {
 	w         *Writers
 	partition int32
 	commit    eventstore.Commit
-	nextEvent int64 // offset that the next event of the commit will get
+	// Offsets that the next event and the next parked entry of the commit will get.
+	nextEvent, nextParked int64
+	// parked holds what is parked in the partition, by stream and in order, by Cause. Later entries of such a stream
+	// are parked behind it.
+	parked map[domain.Stream][]string
 
 	heads  map[domain.Stream]uint64  // versions beyond the fold
 	seen   map[string]domain.Outcome // outcomes beyond the fold
@@ -47,12 +51,18 @@ type remembered struct {
 
 const stateLimit = 10_000 // cached aggregates of a partition
 
-func newBatch(w *Writers, p int32) *batch {
-	return &batch{w: w, partition: p, heads: map[domain.Stream]uint64{}, seen: map[string]domain.Outcome{}, states: map[domain.Stream]state{}}
+func newBatch(w *Writers, p int32) (*batch, error) {
+	b := &batch{w: w, partition: p, heads: map[domain.Stream]uint64{}, seen: map[string]domain.Outcome{}, states: map[domain.Stream]state{},
+		parked: map[domain.Stream][]string{}}
+	parked, err := w.cfg.History.ParkedEntries(p)
+	for _, e := range parked {
+		b.parked[e.Stream] = append(b.parked[e.Stream], e.Cause)
+	}
+	return b, err
 }
 
-func (b *batch) begin(nextEvent int64) {
-	b.commit, b.nextEvent, b.fresh = eventstore.Commit{}, nextEvent, nil
+func (b *batch) begin(nextEvent, nextParked int64) {
+	b.commit, b.nextEvent, b.nextParked, b.fresh = eventstore.Commit{}, nextEvent, nextParked, nil
 	b.changed = map[domain.Stream]bool{}
 }
 
@@ -90,27 +100,46 @@ func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
 		Partition: b.partition, Inbox: e.Offset,
 	}
 	cause := e.Cause()
-	first, known := b.seen[cause]
-	if !known {
-		var err error
-		if first, known, err = b.w.cfg.History.Outcome(e.Kind, e.Source, e.ID); err != nil {
-			return err
-		}
-	}
-	if known {
-		b.finish(duplicate(o, first), cause)
-		return nil
-	}
-	if b.w.cfg.Log.PartitionOf(e.Stream) != b.partition {
-		b.park(e, o, fmt.Sprintf("stream %s belongs to partition %d", e.Stream, b.w.cfg.Log.PartitionOf(e.Stream)))
-		return nil
-	}
 	version, err := b.head(e.Stream)
 	if err != nil {
 		return err
 	}
 	o.Version = version
-
+	first, known := b.seen[cause]
+	if !known {
+		if first, known, err = b.w.cfg.History.Outcome(e.Kind, e.Source, e.ID); err != nil {
+			return err
+		}
+	}
+	o.Release, o.By, o.Note = e.Release, e.By, e.Note
+	waiting := b.parked[e.Stream]
+	switch released := known && first.Status == domain.Parked && e.Release != "" && len(waiting) > 0; {
+	case !known && e.Release == eventstore.Discard: // its outcome has left the log; it must not take effect now
+		o.Status = domain.Discarded
+		b.finish(o, cause)
+		return nil
+	case released && waiting[0] != cause:
+		o = duplicate(o, first)
+		o.Class, o.Rule, o.Message = domain.Conflict, "parked-behind", "another entry of the stream is parked before this one: release that one first"
+		b.finish(o, cause)
+		return nil
+	case released && e.Release == eventstore.Discard:
+		o.Status, o.Version = domain.Discarded, first.Version
+		b.release(e.Stream)
+		b.finish(o, cause)
+		return nil
+	case released:
+		b.release(e.Stream) // parked again, at the front, if it fails again
+	case known:
+		b.finish(duplicate(o, first), cause)
+		return nil
+	case len(waiting) > 0:
+		b.park(e, o, fmt.Sprintf("an earlier entry of stream %s is parked", e.Stream))
+		return nil
+	case b.w.cfg.Log.PartitionOf(e.Stream) != b.partition:
+		b.park(e, o, fmt.Sprintf("stream %s belongs to partition %d", e.Stream, b.w.cfg.Log.PartitionOf(e.Stream)))
+		return nil
+	}
 	before, had := b.states[e.Stream]
 	events, reason, err := b.decide(ctx, e, version)
 	if err != nil {
@@ -353,12 +382,27 @@ func (b *batch) accept(e eventstore.Entry, o domain.Outcome, events []domain.Eve
 // park sets an entry aside with the reason; an operator decides.
 func (b *batch) park(e eventstore.Entry, o domain.Outcome, reason string) {
 	if e.Foreign != nil {
-		o = domain.Outcome{Kind: "foreign", ID: fmt.Sprintf("%d-%d", b.partition, e.Offset), Stream: e.Stream, Partition: b.partition, Inbox: e.Offset, Size: len(e.Body)}
+		o = domain.Outcome{Kind: eventstore.KindForeign, ID: fmt.Sprintf("%d-%d", b.partition, e.Offset), Stream: e.Stream, Partition: b.partition, Inbox: e.Offset, Size: len(e.Body)}
 	}
-	o.Status, o.Message = domain.Parked, reason
+	o.Status, o.Message, o.ParkedAt = domain.Parked, reason, new(b.nextParked)
+	b.nextParked++
+	if e.Foreign == nil { // a foreign record belongs to no stream
+		if e.Release == eventstore.Requeue {
+			b.parked[e.Stream] = append([]string{e.Cause()}, b.parked[e.Stream]...)
+		} else {
+			b.parked[e.Stream] = append(b.parked[e.Stream], e.Cause())
+		}
+	}
 	b.commit.Parked = append(b.commit.Parked, eventstore.ParkedEntry{Entry: e, Reason: reason})
 	b.w.cfg.Logger.Error("parked", "partition", b.partition, "offset", e.Offset, "kind", e.Kind, "id", e.ID, "type", e.Type, "stream", e.Stream, "reason", reason)
 	b.finish(o, e.Cause())
+}
+
+// release takes the first parked entry of a stream off the list.
+func (b *batch) release(s domain.Stream) {
+	if b.parked[s] = b.parked[s][1:]; len(b.parked[s]) == 0 {
+		delete(b.parked, s)
+	}
 }
 
 func (b *batch) finish(o domain.Outcome, cause string) {

@@ -174,7 +174,10 @@ func (w *Writers) session(ctx context.Context, p int32) error {
 	w.mark(p, true, next)
 	w.cfg.Logger.Info("writer serves", "partition", p, "from", next)
 
-	b := newBatch(w, p)
+	b, err := newBatch(w, p)
+	if err != nil {
+		return err
+	}
 	for ctx.Err() == nil {
 		entries, err := writer.Poll(ctx, batchEntries)
 		if err != nil {
@@ -191,7 +194,7 @@ func (w *Writers) session(ctx context.Context, p int32) error {
 			}
 			b.prune()
 		}
-		b.begin(writer.NextEvent())
+		b.begin(writer.NextEvent(), writer.NextParked())
 		for _, e := range entries {
 			if err := b.take(ctx, e); err != nil {
 				return err

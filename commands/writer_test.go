@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -132,20 +133,12 @@ func TestCommandsTakeEffectOnceAndByTheRules(t *testing.T) {
 	if o := b.submit(t, e); o.Status != domain.Accepted || o.Version != 3 {
 		t.Errorf("right expected version: %+v", o)
 	}
-	for i, n := range []int{13, 14} {
-		if o := b.submit(t, command(fmt.Sprint("p", i), "x", n)); o.Status != domain.Parked || o.Message == "" {
-			t.Errorf("a defect parks: %+v", o)
-		}
-	}
-	if o := b.submit(t, command("e", "x", 1)); o.Version != 4 {
-		t.Errorf("after the parked ones: %+v", o)
-	}
 	eventstoretest.Until(t, "the fold has the stream", func() bool {
 		row, ok, err := b.History.Head("counter/x")
-		return err == nil && ok && row.Version == 4
+		return err == nil && ok && row.Version == 3
 	})
 	events, err := b.History.Events("counter/x", 1, 100)
-	if err != nil || len(events) != 4 || events[3].Version != 4 || events[3].Causation != "e" {
+	if err != nil || len(events) != 3 || events[2].Version != 3 || events[2].Causation != "d" {
 		t.Fatalf("%v %v", events, err)
 	}
 }
@@ -213,6 +206,69 @@ func TestANodeThatTakesOverKnowsEverything(t *testing.T) {
 		}
 		if o := b.submit(t, command("c", "x", 1)); o.Version != 3 {
 			t.Errorf("%+v", o)
+		}
+	})
+}
+
+func TestADefectParksItsStreamUntilAnOperatorReleasesIt(t *testing.T) {
+	cfg := eventstoretest.Config(t)
+	var reasons []string
+	t.Run("parked in order", func(t *testing.T) {
+		b := startOn(t, cfg)
+		b.submit(t, command("a", "x", 1))
+		for i, n := range []int{13, 2, 14, 3} { // a panic, one behind it, a defect, one behind
+			o := b.submit(t, command(fmt.Sprint("p", i), "x", n))
+			if o.Status != domain.Parked || o.Message == "" || o.ParkedAt == nil || o.Version != 1 {
+				t.Errorf("%d: %+v", n, o)
+			}
+			reasons = append(reasons, o.Message)
+			e, err := b.Log.ReadParked(t.Context(), o.Partition, *o.ParkedAt)
+			if err != nil || e.ID != o.ID || string(e.Body) != string(command("", "x", n).Body) || e.Reason != o.Message {
+				t.Errorf("the parked topic has %+v, %v", e, err)
+			}
+		}
+		if !strings.Contains(reasons[0], "thirteen") || !strings.Contains(reasons[0], "writer_test.go") {
+			t.Errorf("a panic is parked with its stack: %s", reasons[0])
+		}
+		if o := b.submit(t, command("other", "y", 1)); o.Status != domain.Accepted {
+			t.Errorf("other streams go on: %+v", o)
+		}
+		if o := b.submit(t, command("p1", "x", 2)); o.Status != domain.Duplicate || o.Original != domain.Parked {
+			t.Errorf("a repeat of a parked one: %+v", o)
+		}
+	})
+	t.Run("released by another node", func(t *testing.T) {
+		b := startOn(t, cfg)
+		release := func(id string, n int, what string) domain.Outcome {
+			e := command(id, "x", n)
+			e.Release, e.By, e.Note = what, "ann", "mended"
+			return b.submit(t, e)
+		}
+		if o := release("p1", 2, eventstore.Requeue); o.Rule != "parked-behind" {
+			t.Errorf("out of order: %+v", o)
+		}
+		if o := release("p0", 13, eventstore.Requeue); o.Status != domain.Parked {
+			t.Errorf("it fails again: %+v", o)
+		}
+		if o := release("p0", 13, eventstore.Discard); o.Status != domain.Discarded || o.By != "ann" || o.Note != "mended" {
+			t.Errorf("discard: %+v", o)
+		}
+		if o := release("p1", 2, eventstore.Requeue); o.Status != domain.Accepted || o.Version != 3 || o.By != "ann" {
+			t.Errorf("requeue: %+v", o)
+		}
+		if o := release("p1", 2, eventstore.Requeue); o.Status != domain.Duplicate || o.Original != domain.Accepted {
+			t.Errorf("requeued twice: %+v", o)
+		}
+		if o := b.submit(t, command("late", "x", 1)); o.Status != domain.Parked {
+			t.Errorf("still behind p2: %+v", o)
+		}
+		release("p2", 14, eventstore.Discard)
+		release("p3", 3, eventstore.Requeue)
+		if o := release("late", 1, eventstore.Requeue); o.Status != domain.Accepted || o.Version != 6 {
+			t.Errorf("the last one: %+v", o)
+		}
+		if o := b.submit(t, command("free", "x", 1)); o.Status != domain.Accepted || o.Version != 7 {
+			t.Errorf("the stream goes on: %+v", o)
 		}
 	})
 }

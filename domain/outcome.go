@@ -11,6 +11,7 @@ const (
 	Duplicate Status = "duplicate" // the id was handled before; nothing happened again
 	Refused   Status = "rejected"  // a rule, an expected version or the body's shape said no
 	Parked    Status = "parked"    // it could not be handled; an operator decides
+	Discarded Status = "discarded" // it was parked, and an operator dropped it
 )
 
 // Outcome records what became of one inbox record. It is written to the outcomes topic in the same transaction as
@@ -37,6 +38,10 @@ type Outcome struct {
 	Size         int        `json:"size"`             // bytes of the body
 	Digest       string     `json:"digest,omitempty"` // of type and body: the same id with another digest is a misuse
 	Correlation  string     `json:"correlationid,omitempty"`
+	ParkedAt     *int64     `json:"parked_at,omitempty"` // Parked: offset in the parked topic, in the outcome's partition
+	Release      string     `json:"release,omitempty"`   // of a parked one: "requeue" or "discard", by whom and why
+	By           string     `json:"by,omitempty"`
+	Note         string     `json:"note,omitempty"`
 	Partition    int32      `json:"partition"`
 	Inbox        int64      `json:"inbox"` // offset of the inbox record
 }

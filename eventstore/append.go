@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/penstock-io/penstock/domain"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -33,4 +34,27 @@ func (l *Log) Append(ctx context.Context, e Entry) error {
 	case <-ctx.Done():
 		return unavailable("append to the inbox: no acknowledgement in time", ctx.Err())
 	}
+}
+
+// ReadParked reads a parked entry at its offset, with everything needed to put it into the inbox again.
+func (l *Log) ReadParked(ctx context.Context, partition int32, offset int64) (ParkedEntry, error) {
+	if partition < 0 || partition >= l.partitions {
+		return ParkedEntry{}, fmt.Errorf("no partition %d", partition)
+	}
+	topic := l.Topics.Parked
+	at := Position{Topic: l.ids[topic], Next: make([]int64, l.partitions)}
+	until := at.Clone()
+	at.Next[partition], until.Next[partition] = offset, offset+1
+	records, _, err := l.fetchRaw(ctx, topic, at, until, 10*time.Second)
+	if err != nil {
+		return ParkedEntry{}, fmt.Errorf("read parked entry %d/%d: %w", partition, offset, err)
+	}
+	for _, r := range records {
+		if r.Offset == offset && !r.Attrs.IsControl() {
+			e, err := entryOf(r)
+			e.Foreign = err
+			return ParkedEntry{Entry: e, Reason: readHeaders(r)["ps_reason"]}, nil
+		}
+	}
+	return ParkedEntry{}, &domain.Error{Class: domain.NotFound, Message: fmt.Sprintf("the parked topic has nothing at %d/%d any more", partition, offset)}
 }

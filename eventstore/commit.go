@@ -27,7 +27,7 @@ type Writer struct {
 	inbox     *kgo.Client // nil until ReadFrom
 	// The offsets that the next records will get. Predicted, so that an outcome can name its events' offsets in the
 	// same transaction; checked when the broker answers.
-	nextEvent, nextOutcome int64
+	nextEvent, nextOutcome, nextParked int64
 }
 
 // OpenWriter fences whoever wrote to the partition before: InitProducerID raises the producer's epoch and aborts what
@@ -64,7 +64,7 @@ func (l *Log) OpenWriter(ctx context.Context, partition int32) (*Writer, error) 
 
 // findEnds asks for the ends including what isn't decided yet.
 func (w *Writer) findEnds(ctx context.Context) error {
-	ends, err := w.log.adm.ListEndOffsets(ctx, w.log.Topics.Events, w.log.Topics.Outcomes)
+	ends, err := w.log.adm.ListEndOffsets(ctx, w.log.Topics.Events, w.log.Topics.Outcomes, w.log.Topics.Parked)
 	if err == nil {
 		err = ends.Error()
 	}
@@ -73,10 +73,11 @@ func (w *Writer) findEnds(ctx context.Context) error {
 	}
 	e, ok1 := ends.Lookup(w.log.Topics.Events, w.partition)
 	o, ok2 := ends.Lookup(w.log.Topics.Outcomes, w.partition)
-	if !ok1 || !ok2 {
+	p, ok3 := ends.Lookup(w.log.Topics.Parked, w.partition)
+	if !ok1 || !ok2 || !ok3 {
 		return unavailable(fmt.Sprintf("find the end of partition %d", w.partition), nil)
 	}
-	w.nextEvent, w.nextOutcome = e.Offset, o.Offset
+	w.nextEvent, w.nextOutcome, w.nextParked = e.Offset, o.Offset, p.Offset
 	return nil
 }
 
@@ -85,6 +86,9 @@ func (w *Writer) Ends() (events, outcomes int64) { return w.nextEvent, w.nextOut
 
 // NextEvent is the offset that the first event of the next Commit will get; the following ones count up from it.
 func (w *Writer) NextEvent() int64 { return w.nextEvent }
+
+// NextParked is the offset that the first parked entry of the next Commit will get.
+func (w *Writer) NextParked() int64 { return w.nextParked }
 
 // ReadFrom starts reading the partition's inbox at offset, or at the oldest entry still there.
 func (w *Writer) ReadFrom(ctx context.Context, offset int64) error {
@@ -180,6 +184,9 @@ func (w *Writer) Commit(c Commit) error {
 	if n := int64(len(c.Outcomes)); n > 0 {
 		w.nextOutcome += n + 1
 	}
+	if n := int64(len(c.Parked)); n > 0 {
+		w.nextParked += n + 1
+	}
 	return nil
 }
 
@@ -212,7 +219,7 @@ func (w *Writer) verify(records []*kgo.Record, results kgo.ProduceResults) error
 	if err := results.FirstErr(); err != nil {
 		return classify(err)
 	}
-	event, outcome := w.nextEvent, w.nextOutcome
+	event, outcome, parked := w.nextEvent, w.nextOutcome, w.nextParked
 	for _, r := range records {
 		var want int64
 		switch r.Topic {
@@ -222,6 +229,9 @@ func (w *Writer) verify(records []*kgo.Record, results kgo.ProduceResults) error
 		case w.log.Topics.Outcomes:
 			want = outcome
 			outcome++
+		case w.log.Topics.Parked:
+			want = parked
+			parked++
 		default:
 			continue
 		}

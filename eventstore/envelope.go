@@ -14,10 +14,18 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// The two kinds of inbox record.
+// The kinds of inbox record.
 const (
 	KindDelivery = "delivery"
 	KindCommand  = "command"
+	// KindForeign is the kind of an outcome for an inbox record that none of ours wrote. It belongs to no stream.
+	KindForeign = "foreign"
+)
+
+// What an operator can want of a parked entry.
+const (
+	Requeue = "requeue"
+	Discard = "discard"
 )
 
 // Entry is one inbox record: a verified delivery or a command, as received.
@@ -35,7 +43,12 @@ type Entry struct {
 	Causation    string
 	TraceParent  string
 	Headers      map[string]string // deliveries: the allow-listed request headers
-	Body         []byte            // exact bytes
+	// Release, By and Note are set on an entry that was parked before: an operator wants it handled again ("requeue")
+	// or dropped ("discard"), and says who and why.
+	Release string
+	By      string
+	Note    string
+	Body    []byte // exact bytes
 
 	// Partition and Offset say where the entry stands; filled in when it is read.
 	Partition int32
@@ -70,6 +83,9 @@ func (e Entry) record(topic string, partition int32) *kgo.Record {
 	h.add("ps_correlationid", e.Correlation)
 	h.add("ps_causationid", e.Causation)
 	h.add("ps_traceparent", e.TraceParent)
+	h.add("ps_release", e.Release)
+	h.add("ps_by", e.By)
+	h.add("ps_note", e.Note)
 	if len(e.Headers) > 0 {
 		b, _ := json.Marshal(e.Headers) // a map of strings always encodes, with sorted keys
 		h.add("ps_headers", string(b))
@@ -83,6 +99,7 @@ func entryOf(r *kgo.Record) (Entry, error) {
 		Kind: h["ps_kind"], ID: h["ps_id"], Source: h["ps_source"], Type: h["ps_type"],
 		Stream: domain.Stream(r.Key), ContentType: h["content-type"], Verification: h["ps_verification"],
 		Correlation: h["ps_correlationid"], Causation: h["ps_causationid"], TraceParent: h["ps_traceparent"],
+		Release: h["ps_release"], By: h["ps_by"], Note: h["ps_note"],
 		Body: r.Value, Partition: r.Partition, Offset: r.Offset,
 	}
 	var errs []error

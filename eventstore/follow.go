@@ -139,10 +139,24 @@ const (
 // fetch reads the partitions in which at is behind until, from their leaders, once. A raw fetch instead of a client
 // for each reader: it keeps no session, buffers nothing ahead, and its answer says exactly how far it got.
 func (l *Log) fetch(ctx context.Context, topic string, at, until Position, leaderAge time.Duration) (*Batch, error) {
-	b := &Batch{Next: at.Clone()}
-	leaders, err := l.leaders(ctx, topic, leaderAge)
+	records, next, err := l.fetchRaw(ctx, topic, at, until, leaderAge)
 	if err != nil {
 		return nil, err
+	}
+	b := &Batch{Next: next}
+	for _, r := range records {
+		if rec := l.decode(r); rec != nil {
+			b.Records = append(b.Records, rec)
+		}
+	}
+	return b, nil
+}
+
+func (l *Log) fetchRaw(ctx context.Context, topic string, at, until Position, leaderAge time.Duration) (records []*kgo.Record, end Position, err error) {
+	end = at.Clone()
+	leaders, err := l.leaders(ctx, topic, leaderAge)
+	if err != nil {
+		return nil, end, err
 	}
 	behind := map[int32][]kmsg.FetchRequestTopicPartition{}
 	for p, next := range at.Next {
@@ -151,7 +165,7 @@ func (l *Log) fetch(ctx context.Context, topic string, at, until Position, leade
 		}
 		leader, ok := leaders[int32(p)]
 		if !ok {
-			return nil, &retryFetch{unavailable(fmt.Sprintf("partition %d of %s has no leader", p, topic), nil)}
+			return nil, end, &retryFetch{unavailable(fmt.Sprintf("partition %d of %s has no leader", p, topic), nil)}
 		}
 		fp := kmsg.NewFetchRequestTopicPartition()
 		fp.Partition, fp.FetchOffset, fp.PartitionMaxBytes = int32(p), next, fetchPartitionBytes
@@ -168,48 +182,46 @@ func (l *Log) fetch(ctx context.Context, topic string, at, until Position, leade
 		resp, err := l.reader.Broker(int(leader)).RetriableRequest(ctx, req)
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil, ctx.Err()
+				return nil, end, ctx.Err()
 			}
-			return nil, &retryFetch{unavailable("fetch", err)}
+			return nil, end, &retryFetch{unavailable("fetch", err)}
 		}
-		if err := l.take(b, topic, at, resp.(*kmsg.FetchResponse)); err != nil {
-			return nil, err
+		got, err := l.take(end, topic, at, resp.(*kmsg.FetchResponse))
+		if err != nil {
+			return nil, end, err
 		}
+		records = append(records, got...)
 	}
-	return b, nil
+	return records, end, nil
 }
 
-// take decodes a fetch response into b.
-func (l *Log) take(b *Batch, topic string, at Position, resp *kmsg.FetchResponse) error {
+// take decodes a fetch response and moves end.
+func (l *Log) take(end Position, topic string, at Position, resp *kmsg.FetchResponse) (records []*kgo.Record, err error) {
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-		return &retryFetch{unavailable("fetch", err)}
+		return nil, &retryFetch{unavailable("fetch", err)}
 	}
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			from := at.Next[p.Partition]
 			switch err := kerr.ErrorForCode(p.ErrorCode); {
 			case errors.Is(err, kerr.OffsetOutOfRange):
-				return err
+				return nil, err
 			case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):
-				return fmt.Errorf("%w: %w", ErrReset, err)
+				return nil, fmt.Errorf("%w: %w", ErrReset, err)
 			case err != nil:
-				return &retryFetch{unavailable(fmt.Sprintf("fetch partition %d", p.Partition), err)}
+				return nil, &retryFetch{unavailable(fmt.Sprintf("fetch partition %d", p.Partition), err)}
 			}
 			got, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
 				KeepControlRecords: true, Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: topic, Partition: p.Partition,
 			}, &p, decompressor, nil)
 			if got.Err != nil {
-				return fmt.Errorf("partition %d from %d: %w", p.Partition, from, got.Err)
+				return nil, fmt.Errorf("partition %d from %d: %w", p.Partition, from, got.Err)
 			}
-			for _, r := range got.Records {
-				if rec := l.decode(r); rec != nil {
-					b.Records = append(b.Records, rec)
-				}
-			}
-			b.Next.Next[p.Partition] = max(from, next)
+			records = append(records, got.Records...)
+			end.Next[p.Partition] = max(from, next)
 		}
 	}
-	return nil
+	return records, nil
 }
 
 var decompressor = kgo.DefaultDecompressor()

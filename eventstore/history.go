@@ -34,6 +34,7 @@ const (
 	indexCauses     = "causes"     // delivery or command → stream, 0, version of its first event
 	indexOutcomes   = "outcomes"   // delivery or command → its first outcome
 	indexHandled    = "handled"    // partition → inbox offset after the last handled entry
+	indexParked     = "parked"     // partition, inbox offset → stream, 0, delivery or command
 	indexViolations = "violations" // partition, offset → id of an event that broke its stream's order
 )
 
@@ -96,8 +97,29 @@ func (StreamsFold) ApplyOutcome(tx *Tx, o domain.Outcome) error {
 		return err
 	}
 	key := causeKey(o.Kind, o.Source, o.ID)
-	if index.Get(key) != nil {
-		return nil // the first one is the answer; later ones say "duplicate"
+	if b := index.Get(key); b != nil {
+		var first domain.Outcome
+		if err := json.Unmarshal(b, &first); err != nil {
+			return err
+		}
+		if first.Status != domain.Parked || o.Status == domain.Duplicate {
+			return nil // the first one is the answer; later ones say "duplicate"
+		}
+		// A parked one was released: its new outcome is the answer, in the old one's place.
+		o.Inbox = first.Inbox
+	}
+	place := append(be64(uint64(o.Partition)), be64(uint64(o.Inbox))...)
+	parked, err := tx.Index(indexParked)
+	if err != nil {
+		return err
+	}
+	if o.Status == domain.Parked && o.Kind != KindForeign {
+		err = parked.Put(place, append([]byte(string(o.Stream)+"\x00"), key...))
+	} else if parked.Get(place) != nil {
+		err = parked.Delete(place)
+	}
+	if err != nil {
+		return err
 	}
 	b, err := json.Marshal(o)
 	if err != nil {
@@ -243,6 +265,34 @@ func (h *History) Handled(partition int32) (next int64, err error) {
 		return nil
 	})
 	return next, err
+}
+
+// ParkedEntries lists what is parked in a partition, in the order of the inbox: for each entry its stream and its
+// Cause.
+func (h *History) ParkedEntries(partition int32) (parked []ParkedRef, err error) {
+	err = h.table.View(func(tx *Tx) error {
+		index, err := tx.Index(indexParked)
+		if err != nil {
+			return err
+		}
+		prefix := be64(uint64(partition))
+		index.Scan(prefix, func(k, v []byte) bool {
+			if string(k[:8]) != string(prefix) {
+				return false
+			}
+			s, cause, _ := strings.Cut(string(v), "\x00")
+			parked = append(parked, ParkedRef{domain.Stream(s), cause})
+			return true
+		})
+		return nil
+	})
+	return parked, err
+}
+
+// ParkedRef names one parked entry.
+type ParkedRef struct {
+	Stream domain.Stream
+	Cause  string
 }
 
 // Violations counts the events that broke their stream's order and were left out.

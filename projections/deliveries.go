@@ -20,7 +20,7 @@ type Delivery struct {
 	ID           string            `json:"id" doc:"the provider's delivery id"`
 	Type         string            `json:"type"`
 	Stream       domain.Stream     `json:"stream"`
-	Status       domain.Status     `json:"status" enum:"accepted,parked" doc:"what became of it"`
+	Status       domain.Status     `json:"status" enum:"accepted,parked,discarded" doc:"what became of it"`
 	Message      string            `json:"message,omitempty" doc:"why it was parked"`
 	Verification string            `json:"verification" doc:"scheme and binding class, for example \"github; body\""`
 	Received     time.Time         `json:"received"`
@@ -56,6 +56,13 @@ func (Deliveries) ApplyOutcome(tx *eventstore.Tx, o domain.Outcome) error {
 		var d Delivery
 		if err := json.Unmarshal(b, &d); err != nil {
 			return fmt.Errorf("row %s: %w", key, err)
+		}
+		if o.Release != "" && o.Status != domain.Duplicate { // it was parked, and an operator released it
+			d.Status, d.Message, d.Handled, d.Events, d.Commands = o.Status, o.Message, o.Handled, o.Events, o.Commands
+			if d.Events == nil {
+				d.Events = []domain.EventRef{}
+			}
+			return putJSON(tx, key, d)
 		}
 		d.Repeats++
 		d.LastRepeat = &o.Received
