@@ -191,6 +191,9 @@ func (n *Node) notReady() (reasons []string) {
 	if n.draining.Load() {
 		reasons = append(reasons, "the node stops")
 	}
+	for _, p := range n.log.Problems() {
+		reasons = append(reasons, p.Text)
+	}
 	owned := n.writers.Owned()
 	if len(n.cfg.Kafka.Brokers) == 0 && len(owned) < int(n.log.Partitions()) {
 		reasons = append(reasons, fmt.Sprintf("%d of %d partitions have a writer", len(owned), n.log.Partitions()))

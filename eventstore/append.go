@@ -19,6 +19,9 @@ func (l *Log) Append(ctx context.Context, e Entry) error {
 	if err := ctx.Err(); err != nil {
 		return unavailable("append to the inbox", err)
 	}
+	if err := l.intact(); err != nil {
+		return err
+	}
 	done := make(chan error, 1)
 	r := e.record(l.Topics.Inbox, l.PartitionOf(e.Stream))
 	l.client.TryProduce(context.WithoutCancel(ctx), r, func(_ *kgo.Record, err error) { done <- err })

@@ -163,6 +163,9 @@ func (w *Writer) Commit(c Commit) error {
 	// No caller's context: a commit must not be cancelled half-way.
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
+	if err := w.log.intact(); err != nil {
+		return err
+	}
 	records, err := w.records(c)
 	if err != nil {
 		return err

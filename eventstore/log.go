@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock-io/penstock/domain"
@@ -70,6 +71,9 @@ type Log struct {
 	tails      map[string]*Tail // events and outcomes
 	slots      chan struct{}
 	hash       kgo.TopicPartitioner
+
+	problems atomic.Pointer[[]Problem]
+	lookNow  chan struct{}
 }
 
 // Open connects, creates the topics that are missing and checks those that exist. It gives up when ctx ends. The
@@ -82,6 +86,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	l := &Log{
 		Topics: topicsOf(cfg.Prefix), cfg: cfg, slots: make(chan struct{}, cfg.FetchSlots),
 		hash: kgo.StickyKeyPartitioner(nil).ForTopic(""), tails: map[string]*Tail{},
+		lookNow: make(chan struct{}, 1),
 	}
 	if err := l.open(ctx); err != nil {
 		l.Close()
@@ -139,6 +144,7 @@ func (l *Log) Run(ctx context.Context) error {
 	for topic, tail := range l.tails {
 		g.Go(func() error { return l.fill(ctx, topic, tail) })
 	}
+	g.Go(func() error { return l.guard(ctx) })
 	err := g.Wait()
 	for _, tail := range l.tails {
 		tail.Fail(errors.Join(ErrClosed, err))

@@ -59,56 +59,89 @@ func (l *Log) ensureTopics(ctx context.Context) error {
 			return fmt.Errorf("create topic %s: %w", topic, err)
 		}
 	}
-	return l.checkTopics(ctx)
+	meta, err := l.leadersOf(ctx)
+	if err != nil {
+		return err
+	}
+	l.cluster, l.ids = meta.Cluster, map[string][16]byte{}
+	for _, topic := range l.Topics.all() {
+		l.ids[topic] = meta.Topics[topic].ID
+	}
+	l.partitions = int32(len(meta.Topics[l.Topics.Inbox].Partitions))
+	problems, err := l.inspect(ctx)
+	for _, p := range problems {
+		err = errors.Join(err, errors.New(p.Text))
+	}
+	return err
 }
 
-// checkTopics learns cluster id, topic ids and partition count, and says everything that would endanger the promises.
-func (l *Log) checkTopics(ctx context.Context) error {
-	var meta kadm.Metadata
+// Problem is something wrong with the topics.
+type Problem struct {
+	Text string
+	// Fatal: they are not the topics that this node was started on. It writes nothing any more.
+	Fatal bool
+}
+
+// leadersOf waits until every partition has a leader: a topic that was just created takes a moment.
+func (l *Log) leadersOf(ctx context.Context) (kadm.Metadata, error) {
 	for {
-		var err error
-		if meta, err = l.adm.Metadata(ctx, l.Topics.all()...); err != nil {
-			return unavailable("read the topics' metadata", err)
+		meta, err := l.adm.Metadata(ctx, l.Topics.all()...)
+		if err != nil {
+			return meta, unavailable("read the topics' metadata", err)
 		}
-		// A topic that was just created takes a moment to have leaders.
 		if meta.Topics.Error() == nil && allLed(meta.Topics) {
-			break
+			return meta, nil
 		}
 		select {
 		case <-ctx.Done():
-			return unavailable("wait for the topics' leaders", errors.Join(ctx.Err(), meta.Topics.Error()))
+			return meta, unavailable("wait for the topics' leaders", errors.Join(ctx.Err(), meta.Topics.Error()))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	l.cluster = meta.Cluster
-	l.ids = map[string][16]byte{}
-	var problems []error
+}
+
+// inspect compares the topics with what this log was opened on, and says everything that would endanger the promises.
+// err tells that it couldn't look.
+func (l *Log) inspect(ctx context.Context) (problems []Problem, err error) {
+	meta, err := l.adm.Metadata(ctx, l.Topics.all()...)
+	if err != nil {
+		return nil, unavailable("read the topics' metadata", err)
+	}
+	lost := func(format string, args ...any) {
+		problems = append(problems, Problem{fmt.Sprintf(format, args...), true})
+	}
+	if meta.Cluster != l.cluster {
+		lost("the brokers are those of cluster %s; this node was started on %s", meta.Cluster, l.cluster)
+	}
 	for _, topic := range l.Topics.all() {
-		d := meta.Topics[topic]
-		n := int32(len(d.Partitions))
-		if l.partitions == 0 {
-			l.partitions = n
+		d, ok := meta.Topics[topic]
+		switch n := int32(len(d.Partitions)); {
+		case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition):
+			lost("topic %s is gone", topic)
+		case d.Err != nil:
+			return nil, unavailable("read the metadata of "+topic, d.Err)
+		case d.ID != l.ids[topic]:
+			lost("topic %s was deleted and created anew: its history is gone; restart the nodes to begin again from what is there", topic)
+		case n != l.partitions:
+			lost("topic %s has %d partitions instead of %d: all four need the same count, and it can't change, because streams would move", topic, n, l.partitions)
 		}
-		if n != l.partitions {
-			problems = append(problems, fmt.Errorf("topic %s has %d partitions, %s has %d: all four need the same count, and it can't change", topic, n, l.Topics.Inbox, l.partitions))
-		}
-		l.ids[topic] = d.ID
 	}
 	configs, err := l.adm.DescribeTopicConfigs(ctx, l.Topics.Events)
 	if err != nil {
-		return unavailable("read the configuration of "+l.Topics.Events, err)
+		return problems, unavailable("read the configuration of "+l.Topics.Events, err)
 	}
 	for _, c := range configs {
-		for key, want := range map[string]string{"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"} {
-			for _, kv := range c.Configs {
-				if kv.Key == key && kv.Value != nil && *kv.Value != want {
-					problems = append(problems, fmt.Errorf("topic %s has %s=%s and would lose history: set it to %s", c.Name, key, *kv.Value, want))
-				}
+		for _, kv := range c.Configs {
+			if want, ok := eventsConfig[kv.Key]; ok && kv.Value != nil && *kv.Value != want {
+				problems = append(problems, Problem{Text: fmt.Sprintf("topic %s has %s=%s and would lose history: set it to %s", c.Name, kv.Key, *kv.Value, want)})
 			}
 		}
 	}
-	return errors.Join(problems...)
+	return problems, nil
 }
+
+// eventsConfig is what keeps the events for ever.
+var eventsConfig = map[string]string{"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 
 func allLed(topics kadm.TopicDetails) bool {
 	for _, t := range topics {
