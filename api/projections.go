@@ -1,0 +1,258 @@
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"hash/crc32"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/penstock-io/penstock/eventstore"
+	"github.com/penstock-io/penstock/projections"
+)
+
+func (s *server) registerProjections() {
+	tags := []string{"Projections"}
+	add(s, huma.Operation{
+		OperationID: "list-projections", Method: http.MethodGet, Path: "/v1/projections", Tags: tags,
+		Summary: "List the projections and how they are doing",
+		Errors:  refused(),
+	}, s.projections)
+	add(s, huma.Operation{
+		OperationID: "get-projection", Method: http.MethodGet, Path: "/v1/projections/{name}", Tags: tags,
+		Summary: "Get how a projection is doing",
+		Errors:  refused(http.StatusNotFound),
+	}, s.projection)
+	add(s, huma.Operation{
+		OperationID: "list-rows", Method: http.MethodGet, Path: "/v1/projections/{name}/rows", Tags: tags,
+		Summary:   "List the rows of a projection, by key",
+		Responses: responds(schemaOf[page[row]](s), "ETag", "Penstock-Position"),
+		Errors:    refused(http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable),
+	}, s.rows)
+	add(s, huma.Operation{
+		OperationID: "get-row", Method: http.MethodGet, Path: "/v1/projections/{name}/rows/{key}", Tags: tags, Metadata: wide(),
+		Summary: "Get one row of a projection",
+		Description: "The answer is the row itself. To see the effect of a command, pass the position of its answer as `after`: " +
+			"the answer then waits until the projection is there, or says 503.",
+		Responses: responds(&huma.Schema{Description: "The row, as the projection wrote it"}, "ETag", "Penstock-Position"),
+		Errors:    refused(http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable),
+	}, s.row)
+	add(s, huma.Operation{
+		OperationID: "follow-changes", Method: http.MethodGet, Path: "/v1/projections/{name}/changes", Tags: tags,
+		Summary: "Follow the changes of a projection's rows",
+		Description: "A feed of Server-Sent Events: ask for it with `Accept: text/event-stream`. Each message is " +
+			"`{\"op\":\"upsert\"|\"delete\",\"key\",\"row\"}`, its `id:` is a cursor, and `Last-Event-ID` resumes on any node. " +
+			"A resumed feed first sends the current row of every key that was touched since.\n\n" +
+			"The `Penstock-Position` of an answer from …/rows is a cursor from which the changes after that answer follow.",
+		Responses: map[string]*huma.Response{"200": {
+			Description: http.StatusText(http.StatusOK),
+			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}}},
+		}},
+		Errors: refused(http.StatusBadRequest, http.StatusNotFound, http.StatusNotAcceptable, http.StatusConflict,
+			http.StatusGone, http.StatusServiceUnavailable),
+	}, s.changes)
+}
+
+// row is a row in a list.
+type row struct {
+	Key string          `json:"key"`
+	Row json.RawMessage `json:"row" doc:"The row, as the projection wrote it"`
+}
+
+func (s *server) view(name string) (*projections.View, error) {
+	v, ok := s.Engine.View(name)
+	if !ok {
+		return nil, notFound("no projection %q", name)
+	}
+	return v, nil
+}
+
+type projectionsAnswer struct{ Body page[projections.Status] }
+
+func (s *server) projections(context.Context, *struct{}) (*projectionsAnswer, error) {
+	return &projectionsAnswer{page[projections.Status]{Items: s.projectionStatuses()}}, nil
+}
+
+func (s *server) projectionStatuses() []projections.Status {
+	list := []projections.Status{}
+	for _, v := range s.Engine.Views() {
+		list = append(list, v.Status())
+	}
+	return list
+}
+
+// ProjectionPath names a projection.
+type ProjectionPath struct {
+	Name string `path:"name" example:"balances"`
+}
+
+type projectionAnswer struct{ Body projections.Status }
+
+func (s *server) projection(_ context.Context, in *ProjectionPath) (*projectionAnswer, error) {
+	v, err := s.view(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	return &projectionAnswer{v.Status()}, nil
+}
+
+// How long a read waits for its projection to reach a position.
+const (
+	viewWait    = 5 * time.Second
+	longestView = 25 * time.Second
+)
+
+// Waiting asks for an answer that is not older than a position.
+type Waiting struct {
+	After  string `query:"after" maxLength:"4096" doc:"Position that the answer must have seen, for example that of a command's answer"`
+	Prefer string `header:"Prefer" doc:"wait=‹seconds›: how long to wait for that position, at most 25 and 5 by default" example:"wait=5"`
+}
+
+// await returns once v has reached the position asked for, if any was.
+func (w Waiting) await(ctx context.Context, v *projections.View) error {
+	if w.After == "" {
+		return nil
+	}
+	at, err := eventstore.ParsePosition(w.After)
+	if err != nil {
+		p := badCursor.problem("not a position, or damaged on the way")
+		p.Field = "after"
+		return p
+	}
+	wait, cancel := context.WithTimeout(ctx, waitOf(w.Prefer, viewWait, longestView))
+	defer cancel()
+	err = v.Wait(wait, at)
+	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return behind.problem("the projection " + v.Name() + " has not reached that position yet")
+	}
+	return err
+}
+
+type rowsRequest struct {
+	ProjectionPath
+	Paging
+	Waiting
+	NotMatch string `header:"If-None-Match" doc:"ETag of an earlier answer"`
+}
+
+func (s *server) rows(ctx context.Context, in *rowsRequest) (*answered, error) {
+	v, err := s.view(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.await(ctx, v); err != nil {
+		return nil, err
+	}
+	after, err := rowCursorIn(v, in.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	rows, more, at, err := v.Page(after, in.Limit)
+	if err != nil {
+		return nil, err
+	}
+	list := page[row]{Items: make([]row, len(rows))}
+	for i, r := range rows {
+		list.Items[i] = row{r.Key, r.Row}
+	}
+	if more {
+		list.Next = rowCursor{at.Scope, rows[len(rows)-1].Key}.String()
+	}
+	out, err := jsonAnswer(list)
+	if err != nil {
+		return nil, err
+	}
+	out.Position = at.String()
+	return out.notModified(in.NotMatch, at.Scope), nil
+}
+
+type rowRequest struct {
+	ProjectionPath
+	Waiting
+	Key      string `path:"key" doc:"May contain slashes" example:"cus_9"`
+	NotMatch string `header:"If-None-Match" doc:"ETag of an earlier answer"`
+}
+
+func (s *server) row(ctx context.Context, in *rowRequest) (*answered, error) {
+	v, err := s.view(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.await(ctx, v); err != nil {
+		return nil, err
+	}
+	b, at, err := v.Get(in.Key)
+	if err != nil {
+		return nil, err
+	}
+	if b == nil {
+		return nil, notFound("the projection %s has no row %q", in.Name, in.Key)
+	}
+	out := &answered{ContentType: "application/json", Status: http.StatusOK, Position: at.String(), Body: append(b, '\n')}
+	return out.notModified(in.NotMatch, at.Scope), nil
+}
+
+type changesRequest struct {
+	ProjectionPath
+	Cursor string `query:"cursor" doc:"Where to resume"`
+	From   string `query:"from" enum:"latest" doc:"Where to begin without a cursor: latest"`
+	Last   string `header:"Last-Event-ID" doc:"Where to resume; wins over cursor"`
+}
+
+// changes is reached only by those who don't ask for the feed.
+func (s *server) changes(_ context.Context, in *changesRequest) (*struct{}, error) {
+	if _, err := s.view(in.Name); err != nil {
+		return nil, err
+	}
+	return nil, statuses[http.StatusNotAcceptable].problem("changes are a feed: ask for it with Accept: text/event-stream")
+}
+
+// rowCursor is a place between two rows of a projection's generation.
+type rowCursor struct {
+	scope uint64
+	key   string // of the last row before
+}
+
+const rowCursorFormat = 2 // a position begins with 1
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// String is the cursor's text: a format byte, the scope, the key and a CRC-32C over it all, in unpadded base64url.
+func (c rowCursor) String() string {
+	b := binary.BigEndian.AppendUint64([]byte{rowCursorFormat}, c.scope)
+	b = append(b, c.key...)
+	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+func parseRowCursor(s string) (rowCursor, error) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil || len(b) < 1+8+4 || b[0] != rowCursorFormat {
+		return rowCursor{}, eventstore.ErrBadPosition
+	}
+	body, sum := b[:len(b)-4], binary.BigEndian.Uint32(b[len(b)-4:])
+	if crc32.Checksum(body, castagnoli) != sum {
+		return rowCursor{}, eventstore.ErrBadPosition
+	}
+	return rowCursor{binary.BigEndian.Uint64(body[1:9]), string(body[9:])}, nil
+}
+
+// rowCursorIn returns the key to go on after, "" without a cursor. A cursor of another projection or generation is
+// ErrReset: rows may have other keys there.
+func rowCursorIn(v *projections.View, cursor string) (after string, err error) {
+	if cursor == "" {
+		return "", nil
+	}
+	c, err := parseRowCursor(cursor)
+	if err != nil {
+		return "", err
+	}
+	if c.scope != v.Position().Scope {
+		return "", eventstore.ErrReset
+	}
+	return c.key, nil
+}
