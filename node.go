@@ -48,6 +48,7 @@ type Node struct {
 	log      *eventstore.Log
 	engine   *projections.Engine
 	history  *eventstore.History
+	snaps    *eventstore.Snapshots
 	writers  *commands.Writers
 	outcomes *commands.Outcomes
 	hooks    *ingress.Handler
@@ -120,6 +121,10 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.engine.Close()) }()
+	if n.snaps, err = eventstore.OpenSnapshots(n.log, filepath.Join(n.cfg.Data, "snapshots.db")); err != nil {
+		return err
+	}
+	defer n.snaps.Close()
 	if err := n.compose(); err != nil {
 		return err
 	}
@@ -143,7 +148,8 @@ func (n *Node) compose() (err error) {
 	n.history = eventstore.NewHistory(n.log, streams.Table())
 	n.outcomes = commands.NewOutcomes(n.log)
 	n.writers, err = commands.New(commands.Config{
-		Log: n.log, History: n.history, Types: n.app.Types, Deciders: n.app.Deciders, Policies: n.app.Policies, Logger: n.logger, Metrics: n.metrics,
+		Log: n.log, History: n.history, Types: n.app.Types, Deciders: n.app.Deciders, Policies: n.app.Policies,
+		Snapshots: n.snaps, Logger: n.logger, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err

@@ -33,12 +33,14 @@ type batch struct {
 
 	fresh   []remembered           // of the commit in hand
 	changed map[domain.Stream]bool // by the commit in hand
+	keep    map[domain.Stream]bool // states to make a snapshot of, once the commit is done
 }
 
 // state is an aggregate as of a version.
 type state struct {
 	value   any
 	version uint64
+	kept    uint64 // version of its newest snapshot
 }
 
 // remembered ties an entry of heads or seen to the offsets that the fold must pass before it may be forgotten.
@@ -63,7 +65,7 @@ func newBatch(w *Writers, p int32) (*batch, error) {
 
 func (b *batch) begin(nextEvent, nextParked int64) {
 	b.commit, b.nextEvent, b.nextParked, b.fresh = eventstore.Commit{}, nextEvent, nextParked, nil
-	b.changed = map[domain.Stream]bool{}
+	b.changed, b.keep = map[domain.Stream]bool{}, map[domain.Stream]bool{}
 }
 
 // committed notes the ends after the commit: once the fold is there, it knows itself.
@@ -72,6 +74,31 @@ func (b *batch) committed(events, outcomes int64) {
 		f.events, f.outcomes = events, outcomes
 		b.queue = append(b.queue, f)
 	}
+	if err := b.snapshot(); err != nil { // a cache: without it the next load folds more events
+		b.w.cfg.Logger.Warn("no snapshot was kept", "partition", b.partition, "error", err)
+	}
+}
+
+// snapshot keeps the states that have moved far enough from their last snapshot. Only what is committed is kept.
+func (b *batch) snapshot() error {
+	var snaps []eventstore.Snapshot
+	for s := range b.keep {
+		st, d := b.states[s], b.w.deciders[s.Category()]
+		if st.version == 0 { // evicted meanwhile
+			continue
+		}
+		var encoded []byte
+		if err := guard(func() (err error) { encoded, err = d.EncodeAny(st.value); return err }); err != nil {
+			return fmt.Errorf("encode the state of %s: %w", s, err)
+		}
+		snaps = append(snaps, eventstore.Snapshot{Stream: string(s), Version: st.version, Codec: d.SnapshotVersion(), State: encoded})
+		st.kept = st.version
+		b.states[s] = st
+	}
+	if len(snaps) == 0 {
+		return nil
+	}
+	return b.w.cfg.Snapshots.Put(snaps)
 }
 
 // prune forgets what the fold knows by now.
@@ -279,8 +306,13 @@ func (b *batch) load(ctx context.Context, d domain.AnyDecider, s domain.Stream, 
 			return st, nil, err
 		}
 	}
-	if reason := guard(func() error { st.value = d.NewState(); return nil }); reason != nil {
-		return st, reason, nil
+	if st, err = b.begun(d, s, version); err != nil {
+		return st, nil, err
+	}
+	if st.version == 0 {
+		if reason := guard(func() error { st.value = d.NewState(); return nil }); reason != nil {
+			return st, reason, nil
+		}
 	}
 	for st.version < version {
 		events, err := b.w.cfg.History.Events(s, st.version+1, 1000)
@@ -304,7 +336,28 @@ func (b *batch) load(ctx context.Context, d domain.AnyDecider, s domain.Stream, 
 	return st, nil, nil
 }
 
+// begun returns the newest snapshot of a stream as a state, or version 0. One that can't be read is ignored: the log
+// has everything.
+func (b *batch) begun(d domain.AnyDecider, s domain.Stream, version uint64) (st state, err error) {
+	if b.w.cfg.Snapshots == nil || d.SnapshotVersion() == 0 {
+		return st, nil
+	}
+	snap, ok, err := b.w.cfg.Snapshots.Get(string(s), d.SnapshotVersion(), version)
+	if err != nil || !ok {
+		return st, err
+	}
+	if reason := guard(func() (err error) { st.value, err = d.DecodeState(snap.State); return err }); reason != nil {
+		b.w.cfg.Logger.Warn("a snapshot is ignored", "stream", s, "version", snap.Version, "error", reason)
+		return state{}, nil
+	}
+	st.version, st.kept = snap.Version, snap.Version
+	return st, nil
+}
+
 func (b *batch) cache(s domain.Stream, st state) {
+	if d := b.w.deciders[s.Category()]; b.w.cfg.Snapshots != nil && d.SnapshotVersion() > 0 && st.version-st.kept >= b.w.cfg.SnapshotEvery {
+		b.keep[s] = true
+	}
 	if len(b.states) >= stateLimit {
 		for other := range b.states {
 			if !b.changed[other] { // what this commit changed can't be read from the fold yet

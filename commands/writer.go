@@ -23,8 +23,12 @@ type Config struct {
 	Types    domain.Types
 	Deciders []domain.AnyDecider
 	Policies []domain.Policy
-	Logger   *slog.Logger
-	Metrics  prometheus.Registerer // nil for none
+	// Snapshots keeps the states of streams whose decider has a Snapshot, every SnapshotEvery events (default 1000).
+	// Nil for none.
+	Snapshots     *eventstore.Snapshots
+	SnapshotEvery uint64
+	Logger        *slog.Logger
+	Metrics       prometheus.Registerer // nil for none
 }
 
 // Writers runs one writer for each partition that the node owns.
@@ -46,6 +50,9 @@ type status struct {
 // New checks the business: every decider complete, every category owned once, every name in the types table unique.
 func New(cfg Config) (*Writers, error) {
 	w := &Writers{cfg: cfg, deciders: map[string]domain.AnyDecider{}, serving: map[int32]*status{}}
+	if w.cfg.SnapshotEvery == 0 {
+		w.cfg.SnapshotEvery = 1000
+	}
 	var problems []error
 	if err := cfg.Types.Check(); err != nil {
 		problems = append(problems, err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -271,4 +272,59 @@ func TestADefectParksItsStreamUntilAnOperatorReleasesIt(t *testing.T) {
 			t.Errorf("the stream goes on: %+v", o)
 		}
 	})
+}
+
+// TestALongStreamIsLoadedFromItsSnapshot gives a node the events' history without the events before the snapshot being
+// foldable: loading them would fail.
+func TestALongStreamIsLoadedFromItsSnapshot(t *testing.T) {
+	cfg := eventstoretest.Config(t)
+	path := filepath.Join(t.TempDir(), "snapshots.db")
+	folded := 0
+	long := domain.Decider[int]{
+		Category: "counter", Initial: func() int { return 0 },
+		Decide: func(total int, c domain.Command) ([]domain.Event, error) {
+			return []domain.Event{domain.Fact(added{total + 1})}, nil // each event tells how many came before
+		},
+		Evolve:   func(total int, e domain.Event) int { folded++; return e.Payload.(added).N },
+		Snapshot: domain.JSONSnapshot[int](1),
+	}
+	run := func(t *testing.T, d domain.Decider[int], commandsToSend, from int) {
+		n := eventstoretest.Start(t, cfg)
+		snaps, err := eventstore.OpenSnapshots(n.Log, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { snaps.Close() })
+		w, err := commands.New(commands.Config{Log: n.Log, History: n.History, Types: types, Deciders: []domain.AnyDecider{d},
+			Snapshots: snaps, SnapshotEvery: 10, Logger: cfg.Logger})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := commands.NewOutcomes(n.Log)
+		eventstoretest.Run(t, "outcomes", o.Run)
+		eventstoretest.Run(t, "writers", w.Run)
+		b := bench{n, o}
+		for i := range commandsToSend {
+			out := b.submit(t, command(fmt.Sprint("s", from+i), "x", 1))
+			if out.Status != domain.Accepted || out.Version != uint64(from+i+1) {
+				t.Fatalf("%+v", out)
+			}
+		}
+		events, err := n.History.Events("counter/x", uint64(from+1), 1)
+		if err == nil && len(events) == 1 && string(events[0].Data) != fmt.Sprintf(`{"n":%d}`, from+1) {
+			t.Errorf("event %d says %s", from+1, events[0].Data)
+		}
+	}
+	t.Run("first node", func(t *testing.T) { run(t, long, 35, 0) })
+	folded = 0
+	t.Run("restarted", func(t *testing.T) { run(t, long, 1, 35) })
+	if folded > 10 { // at most the events since the last snapshot, and the new one
+		t.Errorf("%d events were folded to load a stream of 35", folded)
+	}
+	folded = 0
+	long.Snapshot = domain.JSONSnapshot[int](2)
+	t.Run("another encoding", func(t *testing.T) { run(t, long, 1, 36) })
+	if folded < 36 {
+		t.Errorf("a snapshot of another encoding was trusted: %d events folded", folded)
+	}
 }

@@ -1,6 +1,8 @@
 package domain
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"testing"
@@ -72,5 +74,46 @@ func TestTypes(t *testing.T) {
 	types.Events = append(types.Events, EventOf[opened]("again"))
 	if types.Check() == nil {
 		t.Error("a Go type under two names must be refused")
+	}
+}
+
+func TestOldEventsAreLiftedToThePresentForm(t *testing.T) {
+	// Version 1 had dollars, version 2 has cents, version 3 calls the customer by its present name.
+	cents := func(old []byte) ([]byte, error) {
+		var v struct {
+			Who     string
+			Dollars int
+		}
+		if err := json.Unmarshal(old, &v); err != nil {
+			return nil, err
+		}
+		return json.Marshal(map[string]any{"who": v.Who, "amount": v.Dollars * 100})
+	}
+	renamed := func(old []byte) ([]byte, error) {
+		return bytes.Replace(old, []byte(`"who"`), []byte(`"customer"`), 1), nil
+	}
+	types := Types{Events: []EventType{EventOf[opened]("opened", cents, renamed)}}
+	for _, e := range []Event{
+		{Data: []byte(`{"who":"c","dollars":5}`)},
+		{Schema: 1, Data: []byte(`{"who":"c","dollars":5}`)},
+		{Schema: 2, Data: []byte(`{"who":"c","amount":500}`)},
+		{Schema: 3, Data: []byte(`{"customer":"c","amount":500}`)},
+	} {
+		e.Type = "opened"
+		if err := types.Decode(&e); err != nil || e.Payload != (opened{"c", 500}) {
+			t.Errorf("schema %d: %+v, %v", e.Schema, e.Payload, err)
+		}
+	}
+	e := Fact(opened{"c", 500})
+	if err := types.Encode(&e); err != nil || e.Schema != 3 {
+		t.Errorf("new events have schema %d: %v", e.Schema, err)
+	}
+	e = Event{Type: "opened", Schema: 4, Data: []byte(`{}`)}
+	if err := types.Decode(&e); ClassOf(err) != Corrupt {
+		t.Errorf("an event from the future: %v", err)
+	}
+	e = Event{Type: "opened", Schema: 1, Data: []byte(`[`)}
+	if err := types.Decode(&e); ClassOf(err) != Corrupt {
+		t.Errorf("a damaged old event: %v", err)
 	}
 }

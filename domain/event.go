@@ -10,6 +10,7 @@ type Event struct {
 	Source      string    // "/sources/github" or "/commands/GrantCredit"
 	Stream      Stream    // ce_subject
 	Version     uint64    // 1, 2, 3 … within the stream, without a hole
+	Schema      int       // version of the payload's form, see EventOf; 0 is the first, like 1
 	Time        time.Time // UTC
 	ContentType string
 	Data        []byte

@@ -15,15 +15,24 @@ type Types struct {
 
 // EventType ties an event name to the Go type of its payload.
 type EventType struct {
-	Name   string
-	goType reflect.Type
-	decode func([]byte) (any, error)
+	Name    string
+	goType  reflect.Type
+	decode  func([]byte) (any, error)
+	upcasts []Upcast
 }
 
-// EventOf declares that events called name carry a T as JSON.
-func EventOf[T any](name string) EventType {
-	return EventType{Name: name, goType: reflect.TypeFor[T](), decode: decodeJSON[T]}
+// Upcast turns the JSON of one schema version of an event into that of the next. It is pure: history is never
+// rewritten, so the same old event passes through it at every read.
+type Upcast func(old []byte) ([]byte, error)
+
+// EventOf declares that events called name carry a T as JSON. upcasts lift what was written before T had its present
+// form: the first one from schema version 1 to 2, and so on. New events are written with the version after the last.
+func EventOf[T any](name string, upcasts ...Upcast) EventType {
+	return EventType{Name: name, goType: reflect.TypeFor[T](), decode: decodeJSON[T], upcasts: upcasts}
 }
+
+// schema is the version that new events are written with.
+func (et EventType) schema() int { return len(et.upcasts) + 1 }
 
 // CommandType ties a command name to the Go type of its body and to the stream it is for.
 type CommandType struct {
@@ -73,9 +82,9 @@ func (t Types) Check() error {
 func (t Types) Decode(e *Event) error {
 	for _, et := range t.Events {
 		if et.Name == e.Type {
-			p, err := et.decode(e.Data)
+			p, err := et.read(max(e.Schema, 1), e.Data)
 			if err != nil {
-				return &Error{Class: Corrupt, Message: "event " + e.ID + " is not a " + e.Type, Err: err}
+				return &Error{Class: Corrupt, Message: fmt.Sprintf("event %s is not a %s of schema version %d", e.ID, e.Type, max(e.Schema, 1)), Err: err}
 			}
 			e.Payload = p
 			return nil
@@ -84,7 +93,21 @@ func (t Types) Decode(e *Event) error {
 	return nil
 }
 
-// Encode fills e.Type, e.ContentType and e.Data from e.Payload.
+// read decodes an event of a schema version, lifting it to the present one first.
+func (et EventType) read(schema int, data []byte) (any, error) {
+	if schema > et.schema() {
+		return nil, fmt.Errorf("it was written by a newer program: this one knows schema version %d", et.schema())
+	}
+	for v := schema; v < et.schema(); v++ {
+		var err error
+		if data, err = et.upcasts[v-1](data); err != nil {
+			return nil, fmt.Errorf("upcast from schema version %d: %w", v, err)
+		}
+	}
+	return et.decode(data)
+}
+
+// Encode fills e.Type, e.Schema, e.ContentType and e.Data from e.Payload.
 func (t Types) Encode(e *Event) error {
 	for _, et := range t.Events {
 		if et.goType == reflect.TypeOf(e.Payload) {
@@ -93,6 +116,9 @@ func (t Types) Encode(e *Event) error {
 				return fmt.Errorf("encode %s: %w", et.Name, err)
 			}
 			e.Type, e.ContentType, e.Data = et.Name, "application/json", data
+			if e.Schema = et.schema(); e.Schema == 1 {
+				e.Schema = 0 // the first version is not written out
+			}
 			return nil
 		}
 	}

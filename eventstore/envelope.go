@@ -148,6 +148,9 @@ func eventRecord(topic string, partition int32, e domain.Event) *kgo.Record {
 	h.add("ce_traceparent", e.TraceParent)
 	h.add("ce_deliveryid", e.Delivery)
 	h.add("ce_verification", e.Verification)
+	if e.Schema > 1 {
+		h.add("ce_schemaversion", strconv.Itoa(e.Schema))
+	}
 	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(e.Stream), Value: e.Data, Headers: h.list}
 }
 
@@ -161,7 +164,11 @@ func eventOf(r *kgo.Record) (domain.Event, error) {
 	t, err1 := time.Parse(time.RFC3339Nano, h["ce_time"])
 	v, err2 := strconv.ParseUint(h["ce_streamversion"], 10, 64)
 	e.Time, e.Version = t, v
-	if err := errors.Join(err1, err2); err != nil || e.ID == "" || e.Type == "" || string(r.Key) != h["ce_subject"] {
+	var err3 error
+	if sv, ok := h["ce_schemaversion"]; ok {
+		e.Schema, err3 = strconv.Atoi(sv)
+	}
+	if err := errors.Join(err1, err2, err3); err != nil || e.ID == "" || e.Type == "" || string(r.Key) != h["ce_subject"] {
 		return e, &domain.Error{Class: domain.Corrupt, Message: fmt.Sprintf("events record %d/%d is not an event of ours", r.Partition, r.Offset), Err: err}
 	}
 	return e, nil

@@ -39,8 +39,11 @@ func TestWireFormatIsFrozen(t *testing.T) {
 		Kind: KindDelivery, ID: "d1", Source: "github", Type: "github.ping", Stream: "github/octo/hello", Received: at,
 		ContentType: "application/json", Verification: "github; body", Headers: map[string]string{"user-agent": "GitHub-Hookshot/1", "a": "b"}, Body: []byte{0, 255, '\n'},
 	}
+	lifted := event
+	lifted.Schema = 2
 	records := map[string]*kgo.Record{
-		"v1/event.json": eventRecord("e", 0, event), "v1/command.json": command.record("i", 0), "v1/delivery.json": delivery.record("i", 0),
+		"v1/event.json": eventRecord("e", 0, event), "v1/event-schema-2.json": eventRecord("e", 0, lifted),
+		"v1/command.json": command.record("i", 0), "v1/delivery.json": delivery.record("i", 0),
 	}
 	for name, r := range records {
 		g := golden{Key: string(r.Key), Value: string(r.Value)}
@@ -66,16 +69,18 @@ func TestWireFormatIsFrozen(t *testing.T) {
 			t.Errorf("%s: %v\nnow written as\n%s", name, err, got)
 		}
 	}
-	if back, err := eventOf(records["v1/event.json"]); err != nil || !reflect.DeepEqual(back, event) {
-		t.Errorf("%+v, %v", back, err)
+	for name, want := range map[string]domain.Event{"v1/event.json": event, "v1/event-schema-2.json": lifted} {
+		if back, err := eventOf(records[name]); err != nil || !reflect.DeepEqual(back, want) {
+			t.Errorf("%+v, %v", back, err)
+		}
 	}
 	for name, want := range map[string]Entry{"v1/command.json": command, "v1/delivery.json": delivery} {
 		if back, err := entryOf(records[name]); err != nil || !reflect.DeepEqual(back, want) {
 			t.Errorf("%+v, %v", back, err)
 		}
 	}
-	stored, err := decodeEvent(event.Stream, encodeEvent(event, 77))
-	if err != nil || !reflect.DeepEqual(stored, event) {
+	stored, err := decodeEvent(lifted.Stream, encodeEvent(lifted, 77))
+	if err != nil || !reflect.DeepEqual(stored, lifted) {
 		t.Errorf("%+v, %v", stored, err)
 	}
 }

@@ -327,6 +327,7 @@ func (h *History) Wait(ctx context.Context, partition int32, events, outcomes in
 func encodeEvent(e domain.Event, offset int64) []byte {
 	b := make([]byte, 0, len(e.Data)+256)
 	b = append(b, 1) // format
+	b = binary.AppendUvarint(b, uint64(e.Schema))
 	b = binary.AppendUvarint(b, e.Version)
 	b = binary.AppendUvarint(b, uint64(offset))
 	b = binary.AppendVarint(b, e.Time.UnixNano())
@@ -349,6 +350,7 @@ func decodeEvent(s domain.Stream, b []byte) (domain.Event, error) {
 		b = b[max(w, 0):]
 		return n
 	}
+	e.Schema = int(number())
 	e.Version = number()
 	number() // offset, for whoever reads the file
 	ns, w := binary.Varint(b)

@@ -16,6 +16,7 @@ var Account = domain.Decider[State]{
 	Initial:  func() State { return State{} },
 	Decide:   decide,
 	Evolve:   evolve,
+	Snapshot: domain.JSONSnapshot[State](1),
 }
 
 // State is an account as its events left it. It is a value: no function here changes one that it was given.

@@ -207,6 +207,17 @@ func TestRandomCommands(t *testing.T) {
 		if got, want := dump(fold(history)), dump(state); got != want {
 			t.Fatalf("the history folds to\n%s\nnot\n%s", got, want)
 		}
+		kept, err := Account.EncodeAny(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := Account.DecodeState(kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := dump(back.(State)), dump(state); got != want {
+			t.Fatalf("a snapshot gives back\n%s\nnot\n%s", got, want)
+		}
 	}
 }
 

@@ -75,6 +75,23 @@ func (n *node[V]) with(e entry[V], h uint64, depth int) *node[V] {
 	return branch
 }
 
+// each calls f for every key, in no order that means anything.
+func (t table[V]) each(f func(key string, value V)) { t.root.each(f) }
+
+func (n *node[V]) each(f func(key string, value V)) {
+	if n == nil {
+		return
+	}
+	for _, e := range n.entries {
+		f(e.key, e.value)
+	}
+	if n.kids != nil {
+		for _, kid := range n.kids {
+			kid.each(f)
+		}
+	}
+}
+
 // hash is FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/).
 func hash(s string) uint64 {
 	h := uint64(14695981039346656037)
