@@ -33,7 +33,7 @@ func (s State) MarshalJSON() ([]byte, error) {
 	s.charges.each(func(k string, v charge) {
 		out.Charges[k] = savedCharge{v.currency, v.captured, v.refunded, v.reserved, v.disputes}
 	})
-	s.disputes.each(func(k string, v dispute) { out.Disputes[k] = savedDispute(v) })
+	s.disputes.each(func(k string, v dispute) { out.Disputes[k] = savedDispute{v.charge, v.amount, v.currency, v.status} })
 	return json.Marshal(out)
 }
 
@@ -51,7 +51,7 @@ func (s *State) UnmarshalJSON(b []byte) error {
 		s.charges = s.charges.with(k, charge{v.Currency, v.Captured, v.Refunded, v.Reserved, v.Disputes})
 	}
 	for k, v := range in.Disputes {
-		s.disputes = s.disputes.with(k, dispute(v))
+		s.disputes = s.disputes.with(k, dispute{v.Charge, v.Amount, v.Currency, v.Status})
 	}
 	return nil
 }
