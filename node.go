@@ -51,6 +51,7 @@ type Node struct {
 	snaps    *eventstore.Snapshots
 	writers  *commands.Writers
 	outcomes *commands.Outcomes
+	pressure *commands.Pressure
 	hooks    *ingress.Handler
 	feeds    *egress.Feeds
 	since    time.Time
@@ -104,7 +105,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	opening, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	n.log, err = eventstore.Open(opening, eventstore.Config{
-		Brokers: n.brokers, Prefix: n.cfg.Kafka.Prefix, Partitions: n.cfg.Kafka.Partitions, Replication: n.cfg.Kafka.Replication, Logger: n.logger,
+		Brokers: n.brokers, Prefix: n.cfg.Kafka.Prefix, Partitions: n.cfg.Kafka.Partitions, Replication: n.cfg.Kafka.Replication,
+		Logger: n.logger, Metrics: n.metrics,
 	})
 	if err != nil {
 		if ctx.Err() != nil {
@@ -136,6 +138,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		{"log", n.log.Run, 2 * time.Second},
 		{"projections", n.engine.Run, 2 * time.Second},
 		{"outcomes", n.outcomes.Run, time.Second},
+		{"pressure", n.pressure.Run, time.Second},
 		{"writers", n.writers.Run, 4 * time.Second},
 		{"http", func(ctx context.Context) error { return n.serve(ctx, server, listener) }, 4 * time.Second},
 	})
@@ -146,7 +149,8 @@ func (n *Node) compose() (err error) {
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	streams, _ := n.engine.View(eventstore.StreamsFold{}.Name())
 	n.history = eventstore.NewHistory(n.log, streams.Table())
-	n.outcomes = commands.NewOutcomes(n.log)
+	n.pressure = commands.NewPressure(n.log, n.history, commands.DefaultLagLimit, n.metrics)
+	n.outcomes = commands.NewOutcomes(n.log, n.pressure.Append)
 	n.writers, err = commands.New(commands.Config{
 		Log: n.log, History: n.history, Types: n.app.Types, Deciders: n.app.Deciders, Policies: n.app.Policies,
 		Snapshots: n.snaps, Logger: n.logger, Metrics: n.metrics,
@@ -162,7 +166,7 @@ func (n *Node) compose() (err error) {
 		}
 		sources = append(sources, s)
 	}
-	if n.hooks, err = ingress.New(ingress.Config{Sources: sources, Append: n.log.Append, Logger: n.logger, Registerer: n.metrics}); err != nil {
+	if n.hooks, err = ingress.New(ingress.Config{Sources: sources, Append: n.pressure.Append, Logger: n.logger, Registerer: n.metrics}); err != nil {
 		return err
 	}
 	n.feeds, err = egress.New(egress.Config{Logger: n.logger, Registerer: n.metrics})

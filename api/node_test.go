@@ -151,7 +151,7 @@ func newNode(t *testing.T, writers bool, change ...func(*Config)) *node {
 	t.Cleanup(func() { engine.Close() })
 	streams, _ := engine.View("streams")
 	history := eventstore.NewHistory(log, streams.Table())
-	outcomes := commands.NewOutcomes(log)
+	outcomes := commands.NewOutcomes(log, log.Append)
 	w, err := commands.New(commands.Config{Log: log, History: history, Types: types, Deciders: []domain.AnyDecider{counter}, Logger: logger})
 	must(err)
 	n = &node{t: t, mux: http.NewServeMux(), log: log, writers: w, logged: logs, broker: broker}

@@ -189,6 +189,7 @@ func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
 		switch refusal.Class {
 		case domain.Rejected, domain.Conflict, domain.Invalid, domain.NotFound:
 			o.Status, o.Class, o.Rule, o.Field, o.Message, o.Actual = domain.Refused, refusal.Class, refusal.Rule, refusal.Field, refusal.Message, refusal.Actual
+			b.w.metrics.refused.WithLabelValues(string(o.Class), o.Rule).Inc() // rules are literals of the business: few
 			b.finish(o, cause)
 			return nil
 		}

@@ -7,6 +7,8 @@ type metrics struct {
 	commit   prometheus.Histogram
 	batch    prometheus.Histogram
 	fenced   prometheus.Counter
+	refused  *prometheus.CounterVec
+	gained   prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
@@ -19,9 +21,13 @@ func newMetrics(r prometheus.Registerer) metrics {
 			Help: "Inbox entries of one transaction.", Buckets: prometheus.ExponentialBuckets(1, 4, 7)}),
 		fenced: prometheus.NewCounter(prometheus.CounterOpts{Name: "penstock_writer_fenced_total",
 			Help: "Times that another node took a partition over while this one still wrote to it."}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "penstock_refusals_total",
+			Help: "Commands refused, by class and by the rule that said no."}, []string{"class", "rule"}),
+		gained: prometheus.NewCounter(prometheus.CounterOpts{Name: "penstock_partitions_gained_total",
+			Help: "Times that a partition was assigned to this node."}),
 	}
 	if r != nil {
-		r.MustRegister(m.outcomes, m.commit, m.batch, m.fenced)
+		r.MustRegister(m.refused, m.gained, m.outcomes, m.commit, m.batch, m.fenced)
 	}
 	return m
 }

@@ -12,16 +12,17 @@ import (
 // Outcomes tells callers what became of what they put into the inbox. It follows the node's own tail of outcomes, so
 // that a caller may talk to any node: nodes don't talk to each other.
 type Outcomes struct {
-	log *eventstore.Log
+	log    *eventstore.Log
+	append func(context.Context, eventstore.Entry) error
 
 	mu      sync.Mutex
 	waiting map[string][]chan domain.Outcome
 	closed  bool
 }
 
-// NewOutcomes waits on l.
-func NewOutcomes(l *eventstore.Log) *Outcomes {
-	return &Outcomes{log: l, waiting: map[string][]chan domain.Outcome{}}
+// NewOutcomes waits on l for what append puts into its inbox: Log.Append, or Pressure.Append.
+func NewOutcomes(l *eventstore.Log, append func(context.Context, eventstore.Entry) error) *Outcomes {
+	return &Outcomes{log: l, append: append, waiting: map[string][]chan domain.Outcome{}}
 }
 
 // waitKey includes the digest: two commands under one id but with other bodies have different outcomes.
@@ -82,7 +83,7 @@ func (o *Outcomes) Submit(ctx context.Context, e eventstore.Entry) (out domain.O
 	}
 	o.waiting[key] = append(o.waiting[key], c)
 	o.mu.Unlock()
-	if err := o.log.Append(ctx, e); err != nil {
+	if err := o.append(ctx, e); err != nil {
 		o.forget(key, c)
 		return out, false, err
 	}

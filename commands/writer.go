@@ -123,6 +123,7 @@ func (w *Writers) leave(p int32) {
 // reads to the end and so learns what is true.
 func (w *Writers) serve(ctx context.Context, p int32) {
 	log := w.cfg.Logger.With("partition", p)
+	w.metrics.gained.Inc()
 	log.Info("partition gained")
 	defer log.Info("partition given up")
 	defer w.leave(p)

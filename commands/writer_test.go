@@ -73,7 +73,7 @@ func startOn(t *testing.T, cfg eventstore.Config) bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := commands.NewOutcomes(n.Log)
+	o := commands.NewOutcomes(n.Log, n.Log.Append)
 	eventstoretest.Run(t, "outcomes", o.Run)
 	eventstoretest.Run(t, "writers", w.Run)
 	return bench{n, o}
@@ -300,7 +300,7 @@ func TestALongStreamIsLoadedFromItsSnapshot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := commands.NewOutcomes(n.Log)
+		o := commands.NewOutcomes(n.Log, n.Log.Append)
 		eventstoretest.Run(t, "outcomes", o.Run)
 		eventstoretest.Run(t, "writers", w.Run)
 		b := bench{n, o}

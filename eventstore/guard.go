@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -94,6 +95,7 @@ func (l *Log) hanging(ctx context.Context, pinned map[string]int64) (problems []
 	ends.Each(func(end kadm.ListedOffset) {
 		key := fmt.Sprintf("%s/%d", end.Topic, end.Partition)
 		s, ok := stable.Lookup(end.Topic, end.Partition)
+		l.stableLag.WithLabelValues(end.Topic, strconv.Itoa(int(end.Partition))).Set(float64(max(0, end.Offset-s.Offset)))
 		if !ok || s.Offset >= end.Offset {
 			delete(pinned, key)
 			return

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/penstock-io/penstock/domain"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -33,6 +34,7 @@ type Config struct {
 	// Default 8.
 	FetchSlots int
 	Logger     *slog.Logger
+	Metrics    prometheus.Registerer // nil for none
 }
 
 func (c Config) withDefaults() Config {
@@ -72,8 +74,9 @@ type Log struct {
 	slots      chan struct{}
 	hash       kgo.TopicPartitioner
 
-	problems atomic.Pointer[[]Problem]
-	lookNow  chan struct{}
+	stableLag *prometheus.GaugeVec
+	problems  atomic.Pointer[[]Problem]
+	lookNow   chan struct{}
 }
 
 // Open connects, creates the topics that are missing and checks those that exist. It gives up when ctx ends. The
@@ -87,6 +90,11 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		Topics: topicsOf(cfg.Prefix), cfg: cfg, slots: make(chan struct{}, cfg.FetchSlots),
 		hash: kgo.StickyKeyPartitioner(nil).ForTopic(""), tails: map[string]*Tail{},
 		lookNow: make(chan struct{}, 1),
+	}
+	l.stableLag = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "penstock_stable_offset_lag",
+		Help: "Offsets between the last stable offset and the end: what open transactions hold back."}, []string{"topic", "partition"})
+	if cfg.Metrics != nil {
+		cfg.Metrics.MustRegister(l.stableLag)
 	}
 	if err := l.open(ctx); err != nil {
 		l.Close()
