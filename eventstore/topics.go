@@ -1,14 +1,20 @@
 package eventstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // Topics are the names of the log's four topics.
@@ -33,46 +39,82 @@ func (t Topics) retention() map[string]time.Duration {
 
 // ensureTopics creates what is missing and then checks what is there. It repairs nothing.
 func (l *Log) ensureTopics(ctx context.Context) error {
-	have, err := l.adm.ListTopics(ctx, l.Topics.all()...)
-	if err != nil {
-		return unavailable("list the topics", err)
-	}
-	retention := l.Topics.retention()
-	for _, topic := range l.Topics.all() {
-		if d, ok := have[topic]; ok && d.Err == nil {
-			continue
-		}
-		ms := "-1"
-		if r := retention[topic]; r > 0 {
-			ms = strconv.FormatInt(r.Milliseconds(), 10)
-		}
-		configs := map[string]*string{
-			"cleanup.policy": new("delete"), "retention.ms": &ms, "retention.bytes": new("-1"),
-			"max.message.bytes": new(strconv.Itoa(MaxRecordBytes)),
-		}
-		if l.cfg.Replication >= 3 {
-			configs["min.insync.replicas"] = new("2")
-			configs["unclean.leader.election.enable"] = new("false")
-		}
-		_, err := l.adm.CreateTopic(ctx, l.cfg.Partitions, l.cfg.Replication, configs, topic)
-		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-			return fmt.Errorf("create topic %s: %w", topic, err)
-		}
+	if _, err := l.createTopics(ctx); err != nil {
+		return err
 	}
 	meta, err := l.leadersOf(ctx)
 	if err != nil {
 		return err
 	}
-	l.cluster, l.ids = meta.Cluster, map[string][16]byte{}
-	for _, topic := range l.Topics.all() {
-		l.ids[topic] = meta.Topics[topic].ID
-	}
-	l.partitions = int32(len(meta.Topics[l.Topics.Inbox].Partitions))
+	l.remember(meta)
 	problems, err := l.inspect(ctx)
 	for _, p := range problems {
 		err = errors.Join(err, errors.New(p.Text))
 	}
 	return err
+}
+
+// createTopics creates the topics that are missing and returns their names. It refuses to set topics with another
+// partition count beside those that are there: neither could be changed afterwards.
+func (l *Log) createTopics(ctx context.Context) (created []string, err error) {
+	have, err := l.adm.ListTopics(ctx, l.Topics.all()...)
+	if err != nil {
+		return nil, unavailable("list the topics", err)
+	}
+	var missing []string
+	for _, topic := range l.Topics.all() {
+		switch d, ok := have[topic]; {
+		case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition):
+			missing = append(missing, topic)
+		case d.Err != nil:
+			return nil, unavailable("read the metadata of "+topic, d.Err)
+		}
+	}
+	for _, topic := range l.Topics.all() {
+		if n := len(have[topic].Partitions); n > 0 && n != int(l.cfg.Partitions) && len(missing) > 0 {
+			return nil, fmt.Errorf("topic %s has %d partitions, and %s would be created with %d: all four need the same count",
+				topic, n, strings.Join(missing, ", "), l.cfg.Partitions)
+		}
+	}
+	for _, topic := range missing {
+		_, err := l.adm.CreateTopic(ctx, l.cfg.Partitions, l.cfg.Replication, l.topicConfig(topic), topic)
+		switch {
+		case err == nil:
+			created = append(created, topic)
+		case !errors.Is(err, kerr.TopicAlreadyExists): // another node was faster
+			return created, fmt.Errorf("create topic %s: %w", topic, err)
+		}
+	}
+	return created, nil
+}
+
+// topicConfig is what a topic is created with.
+func (l *Log) topicConfig(topic string) map[string]*string {
+	ms := "-1"
+	if r := l.Topics.retention()[topic]; r > 0 {
+		ms = strconv.FormatInt(r.Milliseconds(), 10)
+	}
+	configs := map[string]*string{
+		"cleanup.policy": new("delete"), "retention.ms": &ms, "retention.bytes": new("-1"),
+		"max.message.bytes": new(strconv.Itoa(MaxRecordBytes)),
+	}
+	if l.cfg.Replication >= 3 {
+		configs["min.insync.replicas"] = new("2")
+		configs["unclean.leader.election.enable"] = new("false")
+	}
+	return configs
+}
+
+// remember notes which cluster and topics these are, for inspect to compare with.
+func (l *Log) remember(meta kadm.Metadata) {
+	l.cluster, l.ids, l.partitions = meta.Cluster, map[string][16]byte{}, 0
+	for _, topic := range l.Topics.all() {
+		d := meta.Topics[topic]
+		l.ids[topic] = d.ID
+		if l.partitions == 0 {
+			l.partitions = int32(len(d.Partitions))
+		}
+	}
 }
 
 // Problem is something wrong with the topics.
@@ -116,6 +158,8 @@ func (l *Log) inspect(ctx context.Context) (problems []Problem, err error) {
 	for _, topic := range l.Topics.all() {
 		d, ok := meta.Topics[topic]
 		switch n := int32(len(d.Partitions)); {
+		case (!ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition)) && l.ids[topic] == [16]byte{}:
+			lost("topic %s does not exist", topic)
 		case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition):
 			lost("topic %s is gone", topic)
 		case d.Err != nil:
@@ -155,4 +199,168 @@ func allLed(topics kadm.TopicDetails) bool {
 		}
 	}
 	return true
+}
+
+// TopicsReport is what CheckTopics has seen.
+type TopicsReport struct {
+	Cluster string
+	Topics  []TopicReport // those that exist
+	// Problems is everything wrong with them, one sentence each. None: a node can start on these topics.
+	Problems []string
+}
+
+// TopicReport is one topic as the brokers describe it.
+type TopicReport struct {
+	Name        string
+	Partitions  int
+	Replication int           // of the partition with the fewest replicas
+	Retention   time.Duration // negative: for ever
+	// Start and End are the oldest offset of each partition and the one after its last readable record; nil when
+	// they can't be listed.
+	Start, End []int64
+}
+
+// CreateTopics creates the topics of cfg that are missing and returns their names. Topics that exist it leaves as they
+// are; with another partition count than cfg wants it creates nothing beside them.
+func CreateTopics(ctx context.Context, cfg Config) (created []string, err error) {
+	l, err := administer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	if created, err = l.createTopics(ctx); err != nil {
+		return created, err
+	}
+	_, err = l.leadersOf(ctx)
+	return created, err
+}
+
+// CheckTopics looks at the topics of cfg as a node would at its start, and closer: also at what a node starts with all
+// the same, but that loses records when a broker does. It changes nothing. An error tells that it couldn't look.
+func CheckTopics(ctx context.Context, cfg Config) (r TopicsReport, err error) {
+	l, err := administer(cfg)
+	if err != nil {
+		return r, err
+	}
+	defer l.Close()
+	meta, err := l.adm.Metadata(ctx, l.Topics.all()...)
+	if err != nil {
+		return r, unavailable("read the topics' metadata", err)
+	}
+	l.remember(meta)
+	r.Cluster = l.cluster
+	problems, err := l.inspect(ctx)
+	if err != nil {
+		return r, err
+	}
+	for _, p := range problems {
+		r.Problems = append(r.Problems, p.Text)
+	}
+	for _, topic := range l.Topics.all() {
+		if d := meta.Topics[topic]; d.Err != nil || len(d.Partitions) == 0 {
+			continue // inspect has said so
+		}
+		t, problems, err := l.describe(ctx, meta.Topics[topic])
+		if err != nil {
+			return r, err
+		}
+		r.Topics, r.Problems = append(r.Topics, t), append(r.Problems, problems...)
+	}
+	return r, nil
+}
+
+// administer is a Log that only asks administrative questions. The caller closes it.
+func administer(cfg Config) (*Log, error) {
+	cfg = cfg.withDefaults()
+	l := &Log{Topics: topicsOf(cfg.Prefix), cfg: cfg}
+	if len(cfg.Brokers) == 0 {
+		return nil, errors.New("no Kafka brokers given")
+	}
+	var err error
+	if l.client, err = kgo.NewClient(l.options("topics")...); err != nil {
+		return nil, err
+	}
+	l.adm = kadm.NewClient(l.client)
+	return l, nil
+}
+
+// describe tells how a topic is, and what about it a node doesn't look at.
+func (l *Log) describe(ctx context.Context, d kadm.TopicDetail) (t TopicReport, problems []string, err error) {
+	partitions := d.Partitions.Sorted()
+	t = TopicReport{Name: d.Topic, Partitions: len(partitions), Replication: len(partitions[0].Replicas)}
+	say := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	readable := true
+	for _, p := range partitions {
+		t.Replication = min(t.Replication, len(p.Replicas))
+		switch {
+		case p.Leader < 0 || p.Err != nil:
+			say("topic %s partition %d has no leader: nobody can read or write it", d.Topic, p.Partition)
+			readable = false
+		case len(p.ISR) < len(p.Replicas):
+			say("topic %s partition %d has %d of %d replicas in sync", d.Topic, p.Partition, len(p.ISR), len(p.Replicas))
+		}
+	}
+	if t.Replication < int(l.cfg.Replication) {
+		say("topic %s has replication %d instead of %d", d.Topic, t.Replication, l.cfg.Replication)
+	}
+	described, err := l.adm.DescribeTopicConfigs(ctx, d.Topic)
+	if err != nil {
+		return t, nil, unavailable("read the configuration of "+d.Topic, err)
+	}
+	have := map[string]string{}
+	for _, c := range described {
+		if c.Err != nil {
+			return t, nil, unavailable("read the configuration of "+d.Topic, c.Err)
+		}
+		for _, kv := range c.Configs {
+			if kv.Value != nil {
+				have[kv.Key] = *kv.Value
+			}
+		}
+	}
+	ms, err := strconv.ParseInt(have["retention.ms"], 10, 64)
+	if err != nil {
+		return t, nil, fmt.Errorf("retention.ms of %s: %w", d.Topic, err)
+	}
+	// A Duration ends after 292 years; what is kept longer is kept for ever.
+	if t.Retention = -1; ms >= 0 && ms <= math.MaxInt64/int64(time.Millisecond) {
+		t.Retention = time.Duration(ms) * time.Millisecond
+	}
+	want := l.topicConfig(d.Topic)
+	for _, key := range slices.Sorted(maps.Keys(want)) {
+		value, wanted := have[key], *want[key]
+		if _, inspected := eventsConfig[key]; inspected && (d.Topic == l.Topics.Events || key != "cleanup.policy") {
+			continue // said already, or theirs to choose: how long the other topics are kept
+		}
+		if !suffices(key, value, wanted) {
+			say("topic %s has %s=%s instead of %s", d.Topic, key, cmp.Or(value, "(not set)"), wanted)
+		}
+	}
+	if !readable {
+		return t, problems, nil
+	}
+	offsets := func(listed kadm.ListedOffsets, err error) []int64 {
+		next := make([]int64, t.Partitions)
+		if err = errors.Join(err, listed.Error()); err != nil {
+			problems = append(problems, fmt.Sprintf("the offsets of topic %s can't be listed: %v", d.Topic, err))
+			return nil
+		}
+		for p := range next {
+			o, _ := listed.Lookup(d.Topic, int32(p))
+			next[p] = o.Offset
+		}
+		return next
+	}
+	t.Start, t.End = offsets(l.adm.ListStartOffsets(ctx, d.Topic)), offsets(l.adm.ListCommittedOffsets(ctx, d.Topic))
+	return t, problems, nil
+}
+
+// suffices compares a setting with the one that topics are created with: of a number, more is as good.
+func suffices(key, value, wanted string) bool {
+	have, err := strconv.Atoi(value)
+	want, err2 := strconv.Atoi(wanted)
+	if err == nil && err2 == nil {
+		return have >= want
+	}
+	return value == wanted
 }
