@@ -36,7 +36,8 @@ func run(ctx context.Context, app App, args []string, stdout, stderr io.Writer) 
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(devCommand(app), serveCommand(app), checkCommand(app), sendCommand(), versionCommand())
+	root.AddCommand(devCommand(app), serveCommand(app), checkCommand(app), sendCommand(), parkedCommand(), topicsCommand(),
+		versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "penstock: "+oneLine(err))
 		return 1

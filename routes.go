@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"github.com/penstock-io/penstock/domain"
 	"github.com/penstock-io/penstock/egress"
 	"github.com/penstock-io/penstock/eventstore"
+	"github.com/penstock-io/penstock/projections"
 	"github.com/penstock-io/penstock/web"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -62,57 +64,81 @@ func (n *Node) server() (*http.Server, error) {
 
 func (n *Node) followEvents(w http.ResponseWriter, r *http.Request) {
 	topic := n.log.Topics.Events
+	earliest := func(ctx context.Context) (eventstore.Position, error) { return n.log.Start(ctx, topic) }
+	follower, filter, err := n.subscribe(r, topic)
+	if err != nil {
+		n.refuseFeed(w, r, err, earliest)
+		return
+	}
+	n.feeds.Serve(w, r, egress.Subscription{Reader: follower, Filter: filter, Earliest: earliest})
+}
+
+func (n *Node) subscribe(r *http.Request, topic string) (*eventstore.Follower, egress.Filter, error) {
 	filter, err := egress.ParseFilter(r.URL.Query())
 	if err != nil {
-		api.WriteProblem(w, r, err)
-		return
+		return nil, filter, err
 	}
 	start, err := egress.ParseStart(r.Header, r.URL.Query())
 	if err != nil {
-		api.WriteProblem(w, r, err)
-		return
+		return nil, filter, err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(r.Context(), feedStart)
 	defer cancel()
 	from, err := start.In(ctx, n.log, topic)
 	if err != nil {
-		api.WriteProblem(w, r, err)
-		return
+		return nil, filter, err
 	}
 	follower, err := n.log.Follow(ctx, topic, from)
-	if err != nil {
-		api.WriteProblem(w, r, err)
-		return
-	}
-	n.feeds.Serve(w, r, egress.Subscription{Reader: follower, Filter: filter, Earliest: func(ctx context.Context) (eventstore.Position, error) {
-		return n.log.Start(ctx, topic)
-	}})
+	return follower, filter, err
 }
 
 func (n *Node) followChanges(w http.ResponseWriter, r *http.Request) {
-	view, ok := n.engine.View(r.PathValue("name"))
-	if !ok {
-		api.WriteProblem(w, r, &domain.Error{Class: domain.NotFound, Message: fmt.Sprintf("no projection %q", r.PathValue("name"))})
-		return
-	}
-	start, err := egress.ParseStart(r.Header, r.URL.Query())
+	changes, err := n.subscribeChanges(r)
 	if err != nil {
-		api.WriteProblem(w, r, err)
-		return
-	}
-	from, err := start.InView(view.Position())
-	if err != nil {
-		api.WriteProblem(w, r, err)
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
-	defer cancel()
-	changes, err := view.Follow(ctx, from)
-	if err != nil {
-		api.WriteProblem(w, r, err)
+		n.refuseFeed(w, r, err, nil)
 		return
 	}
 	n.feeds.Serve(w, r, egress.Subscription{Reader: changes})
+}
+
+func (n *Node) subscribeChanges(r *http.Request) (*projections.Changes, error) {
+	view, ok := n.engine.View(r.PathValue("name"))
+	if !ok {
+		return nil, &domain.Error{Class: domain.NotFound, Message: fmt.Sprintf("no projection %q", r.PathValue("name"))}
+	}
+	start, err := egress.ParseStart(r.Header, r.URL.Query())
+	if err != nil {
+		return nil, err
+	}
+	from, err := start.InView(view.Position())
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), feedStart)
+	defer cancel()
+	return view.Follow(ctx, from)
+}
+
+// feedStart bounds what is asked of Kafka before a feed begins.
+const feedStart = 10 * time.Second
+
+// refuseFeed answers a feed that can't begin. What may pass by itself is told to an EventSource in the only way that
+// doesn't end it for good; an expired cursor is told where the log begins now.
+func (n *Node) refuseFeed(w http.ResponseWriter, r *http.Request, err error, earliest func(context.Context) (eventstore.Position, error)) {
+	if domain.ClassOf(err) == domain.Unavailable && n.feeds.Later(w, r) {
+		return
+	}
+	problem := api.ProblemOf(err)
+	if errors.Is(err, eventstore.ErrExpired) && earliest != nil {
+		ctx, cancel := context.WithTimeout(r.Context(), feedStart)
+		defer cancel()
+		if p, err := earliest(ctx); err == nil { // without it the answer is still right
+			problem.Earliest = p.String()
+		}
+	}
+	if api.WriteProblem(w, r, problem) == http.StatusInternalServerError {
+		n.logger.Error("a feed can't begin", "url", r.URL.Path, "error", err)
+	}
 }
 
 func (n *Node) sources() (infos []api.SourceInfo) {

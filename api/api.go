@@ -102,6 +102,7 @@ func Register(mux *http.ServeMux, cfg Config) (huma.API, error) {
 	}
 	s.registerProjections()
 	s.registerDeliveries()
+	s.registerParked()
 	s.registerNode()
 	s.documentHooks()
 	registerDocs(mux, s.api)
@@ -123,6 +124,7 @@ func humaConfig(version string) huma.Config {
 				{Name: "Commands", Description: "What shall happen"},
 				{Name: "Projections", Description: "Read models"},
 				{Name: "Webhooks", Description: "What comes in, and what became of it"},
+				{Name: "Parked", Description: "What could not be handled, until somebody decides"},
 				{Name: "Node", Description: "How this node is doing"},
 			},
 		},

@@ -65,6 +65,12 @@ var (
 	badCursor = answer{"bad-cursor", http.StatusBadRequest, "The cursor can't be read"}
 	behind    = answer{"behind", http.StatusServiceUnavailable, "The projection has not come that far"}
 	notReady  = answer{"not-ready", http.StatusServiceUnavailable, "The node should not get requests yet"}
+
+	parkedAgain     = answer{"parked-again", http.StatusConflict, "It still can't be handled"}
+	parkedBehind    = answer{"parked-behind", http.StatusConflict, "Another entry of its stream comes first"}
+	alreadyReleased = answer{"already-released", http.StatusConflict, "It is not waiting any more"}
+	notReleasable   = answer{"not-releasable", http.StatusConflict, "It can't be released"}
+	entryExpired    = answer{"entry-expired", http.StatusGone, "The entry has left the log"}
 )
 
 // Problem is a refusal as RFC 9457 (https://www.rfc-editor.org/rfc/rfc9457) writes it. It is an error, and the one
@@ -81,6 +87,7 @@ type Problem struct {
 	Actual   *uint64        `json:"actual,omitempty" doc:"conflict: the version that the stream has"`
 	Earliest string         `json:"earliest,omitempty" doc:"expired: cursor of the oldest events there are"`
 	ID       string         `json:"id,omitempty" doc:"Id of the command that this is about. Send it as Idempotency-Key to try again"`
+	First    string         `json:"first,omitempty" doc:"parked-behind: id of the entry to release first"`
 	Reasons  []string       `json:"reasons,omitempty" nullable:"false" doc:"not-ready: what is still missing"`
 
 	cause error // for the node's log alone

@@ -120,6 +120,21 @@ func (l *Log) open(ctx context.Context) error {
 		return err
 	}
 	l.adm = kadm.NewClient(l.client)
+	// A topic that was just created, perhaps by another node, is not known to every broker at once.
+	for {
+		if err = l.begin(ctx); !errors.Is(err, kerr.UnknownTopicOrPartition) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// begin creates and checks the topics and finds where to follow them from.
+func (l *Log) begin(ctx context.Context) error {
 	if err := l.ensureTopics(ctx); err != nil {
 		return err
 	}

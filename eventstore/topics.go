@@ -50,6 +50,9 @@ func (l *Log) ensureTopics(ctx context.Context) error {
 	problems, err := l.inspect(ctx)
 	for _, p := range problems {
 		err = errors.Join(err, errors.New(p.Text))
+		if p.gone { // one broker has just said that it is there
+			err = errors.Join(err, kerr.UnknownTopicOrPartition)
+		}
 	}
 	return err
 }
@@ -122,6 +125,7 @@ type Problem struct {
 	Text string
 	// Fatal: they are not the topics that this node was started on. It writes nothing any more.
 	Fatal bool
+	gone  bool // a topic was there before and isn't now
 }
 
 // leadersOf waits until every partition has a leader: a topic that was just created takes a moment.
@@ -150,7 +154,7 @@ func (l *Log) inspect(ctx context.Context) (problems []Problem, err error) {
 		return nil, unavailable("read the topics' metadata", err)
 	}
 	lost := func(format string, args ...any) {
-		problems = append(problems, Problem{fmt.Sprintf(format, args...), true})
+		problems = append(problems, Problem{Text: fmt.Sprintf(format, args...), Fatal: true})
 	}
 	if meta.Cluster != l.cluster {
 		lost("the brokers are those of cluster %s; this node was started on %s", meta.Cluster, l.cluster)
@@ -162,6 +166,7 @@ func (l *Log) inspect(ctx context.Context) (problems []Problem, err error) {
 			lost("topic %s does not exist", topic)
 		case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition):
 			lost("topic %s is gone", topic)
+			problems[len(problems)-1].gone = true
 		case d.Err != nil:
 			return nil, unavailable("read the metadata of "+topic, d.Err)
 		case d.ID != l.ids[topic]:

@@ -1,0 +1,4 @@
+package penstock
+
+// Run is the command line, for the tests outside of this package.
+var Run = run
