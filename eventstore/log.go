@@ -293,8 +293,12 @@ const tickEvery = 5 * time.Second
 func pollError(fetches kgo.Fetches) error {
 	var errs []error
 	fetches.EachError(func(topic string, partition int32, err error) {
+		early, _ := errors.AsType[*kgo.ErrFirstReadEOF](err)
 		switch {
 		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), kerr.IsRetriable(err):
+		// A broker, or a balancer before it, that takes a connection and closes it while it goes down. The client says so
+		// because it might be a wrong TLS setting, and tries again; without this, one such broker ended every node.
+		case early != nil:
 		case errors.Is(err, kerr.OffsetOutOfRange):
 			errs = append(errs, fmt.Errorf("partition %d: %w", partition, ErrExpired))
 		case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):

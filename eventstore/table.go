@@ -34,8 +34,20 @@ type Table struct {
 
 	mu        sync.Mutex
 	positions map[string]Position // by topic
+	ahead     map[string]advance  // by topic: positions that the file doesn't hold yet, because no row changed
+	written   time.Time           // when the file was last written
 	moved     chan struct{}       // closed whenever a position moves
 }
+
+// advance is a position reached without a change since transaction tx.
+type advance struct {
+	at Position
+	tx int
+}
+
+// advanceFor is how long the file's position may lag behind while nothing changes. Writing it costs two syncs; not
+// writing it costs that those records are looked at again after a crash.
+const advanceFor = time.Second
 
 var (
 	bucketMeta    = []byte("meta")
@@ -64,7 +76,7 @@ func OpenTable(path string, meta TableMeta) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	t := &Table{Meta: meta, db: db, positions: map[string]Position{}, moved: make(chan struct{})}
+	t := &Table{Meta: meta, db: db, positions: map[string]Position{}, ahead: map[string]advance{}, moved: make(chan struct{})}
 	if err := t.load(); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -177,6 +189,8 @@ func (t *Table) wait(ctx context.Context, topic string, enough func(Position) bo
 
 // Update folds a batch of topic's records: apply is called once and fills tx, calling tx.At before each record. Rows,
 // indexes, journal and the position next are committed together, or none of them. It returns the row changes in order.
+//
+// A batch that changes nothing moves the position in memory, and in the file with the next change or a second later.
 func (t *Table) Update(topic string, next Position, apply func(*Tx) error) ([]Change, error) {
 	var tx *Tx
 	err := t.db.Update(func(btx *bolt.Tx) error {
@@ -184,21 +198,61 @@ func (t *Table) Update(topic string, next Position, apply func(*Tx) error) ([]Ch
 		if err := apply(tx); err != nil {
 			return err
 		}
+		if !tx.dirty && t.advance(topic, next, btx.ID()-1) {
+			return errUnchanged
+		}
 		if err := t.journal.add(btx, next, tx.changes); err != nil {
 			return err
 		}
-		return btx.Bucket(bucketMeta).Put([]byte(keyPosition+topic), []byte(next.String()))
+		return t.putPositions(btx.Bucket(bucketMeta), topic, next)
 	})
+	if errors.Is(err, errUnchanged) {
+		return nil, nil
+	}
 	if err != nil {
 		// A rolled-back transaction leaves the journal's bookkeeping behind: take it from the file again.
 		return nil, errors.Join(err, t.db.View(t.journal.load))
 	}
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.ahead)
+	t.written = time.Now()
+	t.move(topic, next)
+	return tx.changes, nil
+}
+
+var errUnchanged = errors.New("nothing to commit")
+
+// advance moves a position in memory, and reports false when it is time to write it.
+func (t *Table) advance(topic string, next Position, tx int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.positions[topic]; !known || time.Since(t.written) > advanceFor {
+		return false
+	}
+	t.ahead[topic] = advance{next.Clone(), tx}
+	t.move(topic, next)
+	return true
+}
+
+func (t *Table) move(topic string, next Position) {
 	t.positions[topic] = next.Clone()
 	close(t.moved)
 	t.moved = make(chan struct{})
-	t.mu.Unlock()
-	return tx.changes, nil
+}
+
+// putPositions writes next, and what other topics have reached without a change.
+func (t *Table) putPositions(meta *bolt.Bucket, topic string, next Position) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for other, a := range t.ahead {
+		if other != topic {
+			if err := meta.Put([]byte(keyPosition+other), []byte(a.at.String())); err != nil {
+				return err
+			}
+		}
+	}
+	return meta.Put([]byte(keyPosition+topic), []byte(next.String()))
 }
 
 // View reads the table as of one moment. Keep it short: never across a network write, because a long read keeps the
@@ -208,7 +262,7 @@ func (t *Table) View(read func(*Tx) error) error {
 }
 
 func (t *Table) tx(btx *bolt.Tx) *Tx {
-	return &Tx{tx: btx, rows: btx.Bucket(bucketRows), index: btx.Bucket(bucketIndex)}
+	return &Tx{table: t, tx: btx, rows: btx.Bucket(bucketRows), index: btx.Bucket(bucketIndex)}
 }
 
 // Change is one row that was put or deleted. (Partition, Offset, Index) is its identity, the same on every node.
@@ -222,6 +276,8 @@ type Change struct {
 
 // Tx is one transaction on a table. Byte slices it returns are valid only until the transaction ends.
 type Tx struct {
+	table   *Table
+	dirty   bool
 	tx      *bolt.Tx
 	rows    *bolt.Bucket
 	index   *bolt.Bucket
@@ -268,6 +324,7 @@ func (tx *Tx) Delete(key string) error {
 }
 
 func (tx *Tx) changed(key string, row []byte) {
+	tx.dirty = true
 	c := tx.at
 	c.Key, c.Row = key, row
 	tx.at.Index++
@@ -286,6 +343,9 @@ func (tx *Tx) Scan(from string, f func(key, row []byte) bool) {
 
 // Position is how far into topic the rows of this transaction are.
 func (tx *Tx) Position(topic string) (Position, error) {
+	if p, ok := tx.table.aheadOf(topic, tx.tx.ID()); ok {
+		return p, nil
+	}
 	v := tx.tx.Bucket(bucketMeta).Get([]byte(keyPosition + topic))
 	if v == nil {
 		return Position{}, &domain.Error{Class: domain.Unavailable, Message: "the table has not applied anything yet"}
@@ -293,16 +353,28 @@ func (tx *Tx) Position(topic string) (Position, error) {
 	return ParsePosition(string(v))
 }
 
+// aheadOf returns the position that topic has reached without a change since transaction tx: rows read there are as of
+// that position too.
+func (t *Table) aheadOf(topic string, tx int) (Position, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a, ok := t.ahead[topic]
+	return a.at.Clone(), ok && a.tx == tx
+}
+
 // Index is a sorted set of keys beside the rows, which changes in the same transaction but isn't shown to readers.
-type Index struct{ b *bolt.Bucket }
+type Index struct {
+	tx *Tx
+	b  *bolt.Bucket
+}
 
 // Index returns the index called name. On a table that never had it, a read-only transaction gets an empty one.
 func (tx *Tx) Index(name string) (Index, error) {
 	if !tx.tx.Writable() {
-		return Index{tx.index.Bucket([]byte(name))}, nil
+		return Index{tx, tx.index.Bucket([]byte(name))}, nil
 	}
 	b, err := tx.index.CreateBucketIfNotExists([]byte(name))
-	return Index{b}, err
+	return Index{tx, b}, err
 }
 
 // Get returns the value of key, or nil.
@@ -314,10 +386,16 @@ func (i Index) Get(key []byte) []byte {
 }
 
 // Put sets the value of key.
-func (i Index) Put(key, value []byte) error { return i.b.Put(key, value) }
+func (i Index) Put(key, value []byte) error {
+	i.tx.dirty = true
+	return i.b.Put(key, value)
+}
 
 // Delete removes key.
-func (i Index) Delete(key []byte) error { return i.b.Delete(key) }
+func (i Index) Delete(key []byte) error {
+	i.tx.dirty = true
+	return i.b.Delete(key)
+}
 
 // Scan calls f for each key from from on, in order, until f returns false.
 func (i Index) Scan(from []byte, f func(key, value []byte) bool) {

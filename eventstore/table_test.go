@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 func open(t *testing.T, path string, meta TableMeta) *Table {
@@ -146,5 +147,65 @@ func TestChangedSinceGivesTheCurrentRowOfEveryTouchedKey(t *testing.T) {
 		if len(want) > 0 {
 			t.Fatalf("since %v: missing %v", since.Next, want)
 		}
+	}
+}
+
+func TestABatchWithoutAChangeIsNotWrittenButCounts(t *testing.T) {
+	path, meta := filepath.Join(t.TempDir(), "t.db"), TableMeta{Name: "x", Version: 1, Generation: 1}
+	table := open(t, path, meta)
+	nothing := func(*Tx) error { return nil }
+	put := func(tx *Tx) error { return tx.Put("a", []byte("1")) }
+	at := func(n int64) Position { return Position{Topic: [16]byte{1}, Next: []int64{n}} }
+	update := func(topic string, n int64, f func(*Tx) error) {
+		t.Helper()
+		if _, err := table.Update(topic, at(n), f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inFile := func(topic string) (n int64) {
+		t.Helper()
+		if err := table.View(func(tx *Tx) error {
+			p, err := tx.Position(topic)
+			if err == nil {
+				n = p.Next[0]
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	update("e", 1, put)
+	update("o", 1, put)
+	before := table.Size()
+	for n := int64(2); n < 50; n++ {
+		update("e", n, nothing)
+	}
+	if p, _ := table.Position("e"); p.Next[0] != 49 || inFile("e") != 49 {
+		t.Errorf("position %v, read with rows %d, want 49", p.Next, inFile("e"))
+	}
+	if table.Size() != before {
+		t.Error("the file has grown")
+	}
+	update("o", 2, put) // another topic's change writes both
+	table.Close()
+	table = open(t, path, meta)
+	if p, _ := table.Position("e"); p.Next[0] != 49 {
+		t.Errorf("after reopening: %v, want 49", p.Next)
+	}
+	table.mu.Lock()
+	table.written = time.Now()
+	table.mu.Unlock()
+	update("e", 50, nothing)
+	table.Close()
+	table = open(t, path, meta)
+	if p, _ := table.Position("e"); p.Next[0] != 49 {
+		t.Errorf("after a crash: %v; what was not written is looked at again", p.Next)
+	}
+	update("e", 50, nothing) // nothing was written for long
+	table.Close()
+	table = open(t, path, meta)
+	if p, _ := table.Position("e"); p.Next[0] != 50 {
+		t.Errorf("%v, want 50", p.Next)
 	}
 }

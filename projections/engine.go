@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/penstock-io/penstock/domain"
 	"github.com/penstock-io/penstock/eventstore"
@@ -195,6 +196,7 @@ func (e *Engine) fold(ctx context.Context, v *View, topic string) error {
 			}
 			continue
 		}
+		began := time.Now()
 		changes, err := v.table.Update(topic, f.Position(), func(tx *eventstore.Tx) error { return v.apply(tx, records) })
 		if err != nil {
 			return v.halt(e.cfg.Logger, err)
@@ -206,6 +208,24 @@ func (e *Engine) fold(ctx context.Context, v *View, topic string) error {
 		if f.CaughtUp() {
 			v.caughtUp(topic)
 		}
+		// Every commit syncs the disk, which the log needs more. A pause after it lets the next batch grow; whoever
+		// waits for a position waits that much longer, feeds of events don't.
+		if err := pause(ctx, min(4*time.Since(began), maxPause)); err != nil {
+			return nil
+		}
+	}
+}
+
+const maxPause = 20 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
