@@ -153,7 +153,7 @@ func (n *Node) compose() (err error) {
 	n.outcomes = commands.NewOutcomes(n.log, n.pressure.Append)
 	n.writers, err = commands.New(commands.Config{
 		Log: n.log, History: n.history, Types: n.app.Types, Deciders: n.app.Deciders, Policies: n.app.Policies,
-		Snapshots: n.snaps, Logger: n.logger, Metrics: n.metrics,
+		Snapshots: n.snaps, Commits: commitsFor(n.cfg), Logger: n.logger, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
@@ -259,4 +259,14 @@ func cause(err error) error {
 		return e
 	}
 	return err
+}
+
+// commitsFor bounds the transactions open at once: with fewer and larger ones both brokers and clients do less. The
+// embedded broker works on one request at a time and syncs about ten files in a transaction; bench/README.md has the
+// figures.
+func commitsFor(c Config) int {
+	if len(c.Kafka.Brokers) == 0 {
+		return 2
+	}
+	return 4
 }

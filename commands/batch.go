@@ -115,6 +115,15 @@ func (b *batch) prune() {
 	b.queue = b.queue[n:]
 }
 
+func (b *batch) takeAll(ctx context.Context, entries []eventstore.Entry) error {
+	for _, e := range entries {
+		if err := b.take(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // take handles one entry. An error means that the fold couldn't be read, or ctx ended: nothing about the entry.
 func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
 	if e.Foreign != nil {

@@ -27,8 +27,11 @@ type Config struct {
 	// Nil for none.
 	Snapshots     *eventstore.Snapshots
 	SnapshotEvery uint64
-	Logger        *slog.Logger
-	Metrics       prometheus.Registerer // nil for none
+	// Commits bounds the transactions that this node has open at once. A writer that waits for its turn takes what has
+	// come in meanwhile along. 0: one for each partition.
+	Commits int
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer // nil for none
 }
 
 // Writers runs one writer for each partition that the node owns.
@@ -36,6 +39,7 @@ type Writers struct {
 	cfg      Config
 	deciders map[string]domain.AnyDecider // by category
 	metrics  metrics
+	turns    chan struct{} // nil without a bound
 
 	mu      sync.Mutex
 	serving map[int32]*status
@@ -52,6 +56,9 @@ func New(cfg Config) (*Writers, error) {
 	w := &Writers{cfg: cfg, deciders: map[string]domain.AnyDecider{}, serving: map[int32]*status{}}
 	if w.cfg.SnapshotEvery == 0 {
 		w.cfg.SnapshotEvery = 1000
+	}
+	if cfg.Commits > 0 {
+		w.turns = make(chan struct{}, cfg.Commits)
 	}
 	var problems []error
 	if err := cfg.Types.Check(); err != nil {
@@ -201,30 +208,52 @@ func (w *Writers) session(ctx context.Context, p int32) error {
 		if len(entries) == 0 {
 			continue
 		}
-		if b.prune(); len(b.queue) > pendingLimit {
-			// The fold is far behind: wait for it instead of remembering ever more.
-			last := b.queue[len(b.queue)-pendingLimit]
-			if err := w.readToEnd(ctx, p, last.events, last.outcomes); err != nil {
-				return err
-			}
-			b.prune()
-		}
-		b.begin(writer.NextEvent(), writer.NextParked())
-		for _, e := range entries {
-			if err := b.take(ctx, e); err != nil {
-				return err
-			}
-		}
-		began := time.Now()
-		if err := writer.Commit(b.commit); err != nil {
+		if err := w.handle(ctx, writer, b, entries); err != nil {
 			return err
 		}
-		w.metrics.commit.Observe(time.Since(began).Seconds())
-		w.metrics.batch.Observe(float64(len(entries)))
-		b.committed(writer.Ends())
-		w.mark(p, true, entries[len(entries)-1].Offset+1)
 	}
 	return ctx.Err()
+}
+
+// handle decides and commits the entries, and what else has come in until it is this writer's turn.
+func (w *Writers) handle(ctx context.Context, writer *eventstore.Writer, b *batch, entries []eventstore.Entry) error {
+	if b.prune(); len(b.queue) > pendingLimit {
+		// The fold is far behind: wait for it instead of remembering ever more.
+		last := b.queue[len(b.queue)-pendingLimit]
+		if err := w.readToEnd(ctx, b.partition, last.events, last.outcomes); err != nil {
+			return err
+		}
+		b.prune()
+	}
+	b.begin(writer.NextEvent(), writer.NextParked())
+	if err := b.takeAll(ctx, entries); err != nil {
+		return err
+	}
+	if w.turns != nil {
+		select {
+		case w.turns <- struct{}{}:
+			defer func() { <-w.turns }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		more, err := writer.More(batchEntries - len(entries))
+		if err != nil {
+			return err
+		}
+		if err := b.takeAll(ctx, more); err != nil {
+			return err
+		}
+		entries = append(entries, more...)
+	}
+	began := time.Now()
+	if err := writer.Commit(b.commit); err != nil {
+		return err
+	}
+	w.metrics.commit.Observe(time.Since(began).Seconds())
+	w.metrics.batch.Observe(float64(len(entries)))
+	b.committed(writer.Ends())
+	w.mark(b.partition, true, entries[len(entries)-1].Offset+1)
+	return nil
 }
 
 // readToEnd waits until the fold has reached the given ends. It takes as long as it takes, and says so: an end that

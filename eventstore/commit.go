@@ -144,7 +144,18 @@ func (w *Writer) CommittedInbox(ctx context.Context) (int64, error) {
 // Poll waits for entries and returns at most n of them in order. A record that no node of ours wrote comes as a Foreign
 // entry with its offset. It returns nothing when ctx ends.
 func (w *Writer) Poll(ctx context.Context, n int) ([]Entry, error) {
-	fetches := w.inbox.PollRecords(ctx, n)
+	return entriesOf(ctx, w.inbox.PollRecords(ctx, n))
+}
+
+// More returns at most n further entries that are here already.
+func (w *Writer) More(n int) ([]Entry, error) {
+	if n <= 0 {
+		return nil, nil
+	}
+	return entriesOf(context.Background(), w.inbox.PollRecords(nil, n)) //nolint:staticcheck // nil: don't wait
+}
+
+func entriesOf(ctx context.Context, fetches kgo.Fetches) ([]Entry, error) {
 	if err := pollError(fetches); err != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("read the inbox: %w", err)
 	}

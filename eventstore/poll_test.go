@@ -21,7 +21,7 @@ func TestPollErrors(t *testing.T) {
 		}
 	}
 	for is, ends := range map[error]error{
-		ErrExpired: kerr.OffsetOutOfRange, ErrReset: kerr.UnknownTopicID, kerr.TopicAuthorizationFailed: kerr.TopicAuthorizationFailed,
+		ErrExpired: kerr.OffsetOutOfRange, kerr.TopicAuthorizationFailed: kerr.TopicAuthorizationFailed,
 		io.ErrShortBuffer: io.ErrShortBuffer,
 	} {
 		if err := pollError(kgo.NewErrFetch(ends)); !errors.Is(err, is) {
