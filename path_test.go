@@ -1,7 +1,11 @@
 package penstock_test
 
 import (
+	"encoding/json"
+	"errors"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -42,5 +46,38 @@ func TestThePathTableIsTrue(t *testing.T) {
 		if !regexp.MustCompile(pattern).Match(source) {
 			t.Errorf("%s has no %s", name, symbol)
 		}
+	}
+}
+
+// TestTheReadmesProgramCompiles builds the whole program that the README shows, as a package that exists only for the
+// compiler.
+func TestTheReadmesProgramCompiles(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, program, ok := strings.Cut(string(readme), "```go\npackage main\n")
+	program, _, closed := strings.Cut(program, "```")
+	if !ok || !closed {
+		t.Fatal("the README has no program")
+	}
+	if n := strings.Count(program, "\n"); n > 45 {
+		t.Errorf("it has %d lines, and is said to have forty", n)
+	}
+	dir := t.TempDir()
+	source, overlay := filepath.Join(dir, "main.go"), filepath.Join(dir, "overlay.json")
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(here, "cmd", "readme", "main.go"): source}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(source, []byte("package main\n"+program), 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "build", "-overlay", overlay, "-o", filepath.Join(dir, "program"), "./cmd/readme").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

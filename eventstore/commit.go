@@ -61,7 +61,7 @@ func (l *Log) OpenWriter(ctx context.Context, partition int32) (*Writer, error) 
 			w.Close()
 			return nil, err
 		}
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(3 * time.Second)
 	}
 	if _, _, err = w.producer.ProducerID(ctx); err != nil {
 		w.Close()
@@ -152,7 +152,8 @@ func (w *Writer) More(n int) ([]Entry, error) {
 	if n <= 0 {
 		return nil, nil
 	}
-	return entriesOf(context.Background(), w.inbox.PollRecords(nil, n)) //nolint:staticcheck // nil: don't wait
+	//lint:ignore SA1012 to this client nil means "don't wait"; a context that is over would give nothing
+	return entriesOf(context.Background(), w.inbox.PollRecords(nil, n))
 }
 
 func entriesOf(ctx context.Context, fetches kgo.Fetches) ([]Entry, error) {
@@ -267,7 +268,7 @@ func (w *Writer) verify(records []*kgo.Record, results kgo.ProduceResults) error
 		default:
 			continue
 		}
-		if r.Offset != want {
+		if r.Offset != want && !Broken("no-verify") {
 			return fmt.Errorf("%w: a record of %s partition %d got offset %d instead of %d: another program writes to the topic",
 				ErrUnknown, r.Topic, r.Partition, r.Offset, want)
 		}
