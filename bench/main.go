@@ -4,6 +4,7 @@
 //	go run ./bench ingress     verified deliveries per second
 //	go run ./bench latency     from a delivery to whoever waits for the event
 //	go run ./bench fanout      one event to a thousand SSE connections
+//	go run ./bench backlog     deliveries that wait in the inbox, worked off
 //	go run ./bench all         one after the other
 //
 // The README beside it says how each figure is made. Linux only: CPU time and memory are read from /proc.
@@ -34,6 +35,7 @@ var comparisons = []struct {
 	{"ingress", (*bench).ingress},
 	{"latency", (*bench).latency},
 	{"fanout", (*bench).fanout},
+	{"backlog", (*bench).backlog},
 }
 
 // roles are what this program does as a child of itself: a baseline in a process of its own can be measured from
