@@ -205,6 +205,9 @@ func (n *Node) notReady() (reasons []string) {
 		reasons = append(reasons, p.Text)
 	}
 	owned := n.writers.Owned()
+	if !n.log.Joined() {
+		reasons = append(reasons, "the partitions are being divided among the nodes")
+	}
 	if len(n.cfg.Kafka.Brokers) == 0 && len(owned) < int(n.log.Partitions()) {
 		reasons = append(reasons, fmt.Sprintf("%d of %d partitions have a writer", len(owned), n.log.Partitions()))
 	}

@@ -328,3 +328,53 @@ func TestALongStreamIsLoadedFromItsSnapshot(t *testing.T) {
 		t.Errorf("a snapshot of another encoding was trusted: %d events folded", folded)
 	}
 }
+
+// TestTheEventsAloneStillTellWhatWasAccepted folds the events without the outcomes, which are kept for 30 days only.
+func TestTheEventsAloneStillTellWhatWasAccepted(t *testing.T) {
+	b := start(t)
+	first := b.submit(t, command("a", "x", 4)) // two events
+	b.submit(t, command("b", "x", 1))
+	b.submit(t, delivery("d", "k", 1))
+	path := filepath.Join(t.TempDir(), "events.db")
+	table, err := eventstore.OpenTable(path, eventstore.TableMeta{Name: "streams", Version: 1, Generation: 1, Cluster: b.Log.Cluster()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { table.Close() })
+	topic := b.Log.Topics.Events
+	from, err := b.Log.Start(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := b.Log.Follow(t.Context(), topic, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := eventstore.NewHistory(b.Log, table)
+	eventstoretest.Until(t, "the events are folded", func() bool {
+		batch, err := f.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := table.Update(topic, batch.Next, func(tx *eventstore.Tx) error {
+			for _, r := range batch.Records {
+				tx.At(r.Partition, r.Offset)
+				if err := (eventstore.StreamsFold{}).Apply(tx, *r.Event); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		_, ok, err := alone.Outcome(eventstore.KindDelivery, "hook", "d")
+		return ok && err == nil
+	})
+	o, ok, err := alone.Outcome(eventstore.KindCommand, "", "a")
+	if !ok || err != nil || o.Status != domain.Accepted || o.Version != first.Version || fmt.Sprint(o.Events) != fmt.Sprint(first.Events) {
+		t.Errorf("%+v, %v; it was %+v", o, err, first)
+	}
+	if _, ok, err := alone.Outcome(eventstore.KindCommand, "", "never"); ok || err != nil {
+		t.Error(ok, err)
+	}
+}

@@ -52,6 +52,16 @@ func (l *Log) ReadParked(ctx context.Context, partition int32, offset int64) (Pa
 	until := at.Clone()
 	at.Next[partition], until.Next[partition] = offset, offset+1
 	records, _, err := l.fetchRaw(ctx, topic, at, until, 10*time.Second)
+	for try := range 5 {
+		if _, passing := errors.AsType[*retryFetch](err); !passing || ctx.Err() != nil {
+			break
+		}
+		select { // a leader moves; less than a second in all
+		case <-ctx.Done():
+		case <-time.After(time.Duration(try+1) * 50 * time.Millisecond):
+		}
+		records, _, err = l.fetchRaw(ctx, topic, at, until, time.Millisecond)
+	}
 	if err != nil {
 		return ParkedEntry{}, fmt.Errorf("read parked entry %d/%d: %w", partition, offset, err)
 	}

@@ -1,6 +1,7 @@
 package eventstore
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -191,7 +192,7 @@ func (h *History) Events(s domain.Stream, from uint64, limit int) (events []doma
 				return false
 			}
 			var e domain.Event
-			if e, err = decodeEvent(s, v); err != nil {
+			if e, _, err = decodeEvent(s, v); err != nil {
 				return false
 			}
 			events = append(events, e)
@@ -218,7 +219,7 @@ func (h *History) Event(id string) (e domain.Event, ok bool, err error) {
 			return err
 		}
 		s, _ := splitPlace(place)
-		e, err = decodeEvent(s, events.Get(place))
+		e, _, err = decodeEvent(s, events.Get(place))
 		ok = err == nil
 		return err
 	})
@@ -242,12 +243,35 @@ func (h *History) Outcome(kind, source, id string) (o domain.Outcome, ok bool, e
 		if err != nil {
 			return err
 		}
-		if place := causes.Get(key); place != nil {
-			ok = true
-			o = domain.Outcome{Kind: kind, ID: id, Source: source, Status: domain.Accepted}
-			o.Stream, o.Version = splitPlace(place)
+		place := causes.Get(key)
+		if place == nil {
+			return nil
 		}
-		return nil
+		events, err := tx.Index(indexEvents)
+		if err != nil {
+			return err
+		}
+		ok = true
+		o = domain.Outcome{Kind: kind, ID: id, Source: source, Status: domain.Accepted}
+		o.Stream, _ = splitPlace(place)
+		prefix := place[:len(place)-8]
+		events.Scan(place, func(k, v []byte) bool {
+			if len(k) != len(place) || !bytes.HasPrefix(k, prefix) {
+				return false
+			}
+			e, offset, bad := decodeEvent(o.Stream, v)
+			if bad != nil {
+				err = bad
+				return false
+			}
+			if e.Causation != id {
+				return false
+			}
+			o.Version = e.Version
+			o.Events = append(o.Events, domain.EventRef{ID: e.ID, Type: e.Type, Version: e.Version, Offset: offset})
+			return true
+		})
+		return err
 	})
 	return o, ok, err
 }
@@ -338,12 +362,12 @@ func encodeEvent(e domain.Event, offset int64) []byte {
 	return append(b, e.Data...)
 }
 
-func decodeEvent(s domain.Stream, b []byte) (domain.Event, error) {
+func decodeEvent(s domain.Stream, b []byte) (e domain.Event, offset int64, err error) {
 	bad := &domain.Error{Class: domain.Corrupt, Message: "stored event of " + string(s)}
 	if len(b) == 0 || b[0] != 1 {
-		return domain.Event{}, bad
+		return e, 0, bad
 	}
-	e := domain.Event{Stream: s}
+	e.Stream = s
 	b = b[1:]
 	number := func() uint64 {
 		n, w := binary.Uvarint(b)
@@ -352,17 +376,17 @@ func decodeEvent(s domain.Stream, b []byte) (domain.Event, error) {
 	}
 	e.Schema = int(number())
 	e.Version = number()
-	number() // offset, for whoever reads the file
+	offset = int64(number())
 	ns, w := binary.Varint(b)
 	b = b[max(w, 0):]
 	e.Time = time.Unix(0, ns).UTC()
 	for _, s := range []*string{&e.ID, &e.Type, &e.Source, &e.ContentType, &e.Correlation, &e.Causation, &e.TraceParent, &e.Delivery, &e.Verification} {
 		n := number()
 		if n > uint64(len(b)) {
-			return e, bad
+			return e, 0, bad
 		}
 		*s, b = string(b[:n]), b[n:]
 	}
 	e.Data = append([]byte(nil), b...)
-	return e, nil
+	return e, offset, nil
 }

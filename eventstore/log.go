@@ -77,6 +77,7 @@ type Log struct {
 	stableLag *prometheus.GaugeVec
 	problems  atomic.Pointer[[]Problem]
 	lookNow   chan struct{}
+	joined    atomic.Bool
 }
 
 // Open connects, creates the topics that are missing and checks those that exist. It gives up when ctx ends. The
@@ -315,7 +316,8 @@ func (l *Log) decode(r *kgo.Record) *Record {
 	if r.Attrs.IsControl() {
 		return nil
 	}
-	rec := &Record{Partition: r.Partition, Offset: r.Offset, size: int64(len(r.Key)+len(r.Value)) + 512}
+	// Counted twice: once as it is, once for the encoding that feeds share.
+	rec := &Record{Partition: r.Partition, Offset: r.Offset, size: 2*int64(len(r.Key)+len(r.Value)) + 2048}
 	switch r.Topic {
 	case l.Topics.Events:
 		var e domain.Event

@@ -24,7 +24,10 @@ func (l *Log) Own(ctx context.Context, serve func(ctx context.Context, partition
 		kgo.SessionTimeout(6*time.Second),
 		kgo.HeartbeatInterval(1500*time.Millisecond),
 		kgo.RebalanceTimeout(8*time.Second),
-		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { o.start(m[l.Topics.Inbox]) }),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) {
+			o.start(m[l.Topics.Inbox])
+			l.joined.Store(true)
+		}),
 		kgo.OnPartitionsRevoked(func(_ context.Context, cl *kgo.Client, m map[string][]int32) {
 			o.stop(m[l.Topics.Inbox])
 			o.commit(cl, m[l.Topics.Inbox])
@@ -48,6 +51,9 @@ func (l *Log) Own(ctx context.Context, serve func(ctx context.Context, partition
 		}
 	}
 }
+
+// Joined reports whether the group has once told this node its partitions, which may be none.
+func (l *Log) Joined() bool { return l.joined.Load() }
 
 // ownership is one partition that this node works on.
 type ownership struct {
