@@ -18,6 +18,7 @@ const journalKeys = 200_000
 type journal struct {
 	first, next uint64 // numbers of the oldest batch and of the one to write
 	keys        int
+	limit       int // of keys
 }
 
 var keyJournal = []byte("journal")
@@ -32,14 +33,59 @@ type journalMeta struct {
 
 // journalEntry is one batch.
 type journalEntry struct {
-	After string // position after the batch
-	Keys  []touched
+	after string // text of the position after the batch
+	keys  []touched
 }
 
 type touched struct {
-	P int32
-	O int64
-	K string
+	partition int32
+	offset    int64
+	key       string
+}
+
+// encode writes texts with their length before them, and numbers as varints.
+func (e journalEntry) encode() []byte {
+	b := binary.AppendUvarint(nil, uint64(len(e.after)))
+	b = append(b, e.after...)
+	b = binary.AppendUvarint(b, uint64(len(e.keys)))
+	for _, k := range e.keys {
+		b = binary.AppendUvarint(b, uint64(k.partition))
+		b = binary.AppendUvarint(b, uint64(k.offset))
+		b = binary.AppendUvarint(b, uint64(len(k.key)))
+		b = append(b, k.key...)
+	}
+	return b
+}
+
+func decodeJournal(b []byte) (e journalEntry, err error) {
+	ok := true
+	number := func() uint64 {
+		n, w := binary.Uvarint(b)
+		ok = ok && w > 0
+		b = b[max(w, 0):]
+		return n
+	}
+	text := func() string {
+		n := number()
+		if ok = ok && n <= uint64(len(b)); !ok {
+			return ""
+		}
+		s := string(b[:n])
+		b = b[n:]
+		return s
+	}
+	e.after = text()
+	n := number()
+	if n > uint64(len(b)) { // each key takes at least three bytes
+		ok = false
+	}
+	for i := uint64(0); i < n && ok; i++ {
+		e.keys = append(e.keys, touched{int32(number()), int64(number()), text()})
+	}
+	if !ok || len(b) != 0 {
+		return e, &domain.Error{Class: domain.Corrupt, Message: "a batch of the change journal can't be read"}
+	}
+	return e, nil
 }
 
 func (j *journal) load(tx *bolt.Tx) error {
@@ -60,48 +106,45 @@ func (j *journal) add(tx *bolt.Tx, next Position, changes []Change) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	e := journalEntry{After: next.String()}
+	e := journalEntry{after: next.String()}
 	seen := make(map[string]int, len(changes))
 	for _, c := range changes {
 		if i, ok := seen[c.Key]; ok {
 			// A batch holds many partitions: a key is "touched since" if its last touch in any of them is.
-			if e.Keys[i].P == c.Partition {
-				e.Keys[i].O = c.Offset
+			if e.keys[i].partition == c.Partition {
+				e.keys[i].offset = c.Offset
 				continue
 			}
 		}
-		seen[c.Key] = len(e.Keys)
-		e.Keys = append(e.Keys, touched{c.Partition, c.Offset, c.Key})
+		seen[c.Key] = len(e.keys)
+		e.keys = append(e.keys, touched{c.Partition, c.Offset, c.Key})
 	}
 	m, err := readJournal(tx)
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(e)
-	if err != nil {
-		return err
-	}
 	bucket := tx.Bucket(bucketChanges)
 	bucket.FillPercent = 0.9 // keys only grow
-	if err := bucket.Put(be64(j.next), b); err != nil {
+	if err := bucket.Put(be64(j.next), e.encode()); err != nil {
 		return err
 	}
 	j.next++
-	j.keys += len(e.Keys)
-	for j.keys > journalKeys && j.first < j.next-1 {
-		var old journalEntry
-		if err := json.Unmarshal(bucket.Get(be64(j.first)), &old); err != nil {
+	j.keys += len(e.keys)
+	for j.keys > j.limit && j.first < j.next-1 {
+		old, err := decodeJournal(bucket.Get(be64(j.first)))
+		if err != nil {
 			return fmt.Errorf("journal batch %d: %w", j.first, err)
 		}
 		if err := bucket.Delete(be64(j.first)); err != nil {
 			return err
 		}
-		m.Start = old.After
-		j.keys -= len(old.Keys)
+		m.Start = old.after
+		j.keys -= len(old.keys)
 		j.first++
 	}
 	m.First, m.Next, m.Keys = j.first, j.next, j.keys
-	if b, err = json.Marshal(m); err != nil {
+	b, err := json.Marshal(m)
+	if err != nil {
 		return err
 	}
 	return tx.Bucket(bucketMeta).Put(keyJournal, b)
@@ -134,24 +177,24 @@ func (t *Table) ChangedSince(topic string, since Position) (changes []Change, at
 		seen := map[string]bool{}
 		c := tx.tx.Bucket(bucketChanges).Cursor()
 		for k, v := c.Last(); k != nil; k, v = c.Prev() {
-			var e journalEntry
-			if err := json.Unmarshal(v, &e); err != nil {
-				return &domain.Error{Class: domain.Corrupt, Message: fmt.Sprintf("journal batch %d", binary.BigEndian.Uint64(k)), Err: err}
+			e, err := decodeJournal(v)
+			if err != nil {
+				return fmt.Errorf("journal batch %d: %w", binary.BigEndian.Uint64(k), err)
 			}
-			after, err := ParsePosition(e.After)
+			after, err := ParsePosition(e.after)
 			if err != nil {
 				return err
 			}
 			if since.Covers(after) {
 				break // and so it does every older batch
 			}
-			for _, t := range e.Keys {
-				if t.O < since.Next[t.P] || seen[t.K] {
+			for _, t := range e.keys {
+				if t.offset < since.Next[t.partition] || seen[t.key] {
 					continue
 				}
-				seen[t.K] = true
-				ch := Change{Partition: t.P, Offset: t.O, Key: t.K}
-				if row := tx.Get(t.K); row != nil {
+				seen[t.key] = true
+				ch := Change{Partition: t.partition, Offset: t.offset, Key: t.key}
+				if row := tx.Get(t.key); row != nil {
 					ch.Row = append([]byte{}, row...)
 				}
 				changes = append(changes, ch)

@@ -76,7 +76,7 @@ func OpenTable(path string, meta TableMeta) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	t := &Table{Meta: meta, db: db, positions: map[string]Position{}, ahead: map[string]advance{}, moved: make(chan struct{})}
+	t := &Table{Meta: meta, db: db, journal: journal{limit: journalKeys}, positions: map[string]Position{}, ahead: map[string]advance{}, moved: make(chan struct{})}
 	if err := t.load(); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)

@@ -209,3 +209,30 @@ func TestABatchWithoutAChangeIsNotWrittenButCounts(t *testing.T) {
 		t.Errorf("%v, want 50", p.Next)
 	}
 }
+
+func TestTheJournalIsBoundedAndSaysWhenItNoLongerReachesBack(t *testing.T) {
+	path, meta := filepath.Join(t.TempDir(), "t.db"), TableMeta{Name: "x", Version: 1, Generation: 1}
+	table := open(t, path, meta)
+	table.journal.limit = 10
+	var at []Position
+	for n := range int64(30) {
+		next := Position{Topic: [16]byte{1}, Next: []int64{n + 1}}
+		at = append(at, next)
+		if _, err := table.Update("e", next, func(tx *Tx) error {
+			tx.At(0, n)
+			return tx.Put(fmt.Sprint("k", n), []byte("1"))
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if _, _, err := table.ChangedSince("e", at[5]); !errors.Is(err, ErrExpired) {
+			t.Errorf("long ago: %v", err)
+		}
+		if changes, _, err := table.ChangedSince("e", at[24]); err != nil || len(changes) != 5 {
+			t.Errorf("a moment ago: %d changes, %v", len(changes), err)
+		}
+		table.Close()
+		table = open(t, path, meta)
+	}
+}
