@@ -89,7 +89,10 @@ func (n *Node) subscribe(r *http.Request, topic string) (*eventstore.Follower, e
 		return nil, filter, err
 	}
 	follower, err := n.log.Follow(ctx, topic, from)
-	return follower, filter, err
+	if err != nil {
+		return nil, filter, err
+	}
+	return follower.Leased(), filter, nil
 }
 
 func (n *Node) followChanges(w http.ResponseWriter, r *http.Request) {

@@ -264,11 +264,6 @@ func (s *server) command(_ context.Context, in *commandStatusRequest) (*commandS
 	if !ok {
 		return nil, notFound("no command with this id has been handled")
 	}
-	if o.Type == "" {
-		if err := s.fromEvents(&o); err != nil {
-			return nil, err
-		}
-	}
 	a := &commandStatusAnswer{commandStatus{
 		ID: o.ID, Type: o.Type, Stream: o.Stream, Status: final(o), Version: o.Version, Events: refs(o.Events),
 		Received: present(o.Received), Handled: present(o.Handled),
@@ -282,23 +277,6 @@ func (s *server) command(_ context.Context, in *commandStatusRequest) (*commandS
 		a.Body.Actual = &no.Actual
 	}
 	return a, nil
-}
-
-// fromEvents completes an outcome that History knows from the command's first event alone: the outcome's own record is
-// not folded yet, or has left the log.
-func (s *server) fromEvents(o *domain.Outcome) error {
-	for from := o.Version; ; from++ {
-		events, err := s.History.Events(o.Stream, from, 1)
-		if err != nil {
-			return err
-		}
-		if len(events) == 0 || events[0].Causation != o.ID {
-			return nil
-		}
-		e := events[0]
-		o.Type, o.Received, o.Version = strings.TrimPrefix(e.Source, "/commands/"), e.Time, e.Version
-		o.Events = append(o.Events, domain.EventRef{ID: e.ID, Type: e.Type, Version: e.Version})
-	}
 }
 
 // present is nil for the zero time, which stands for one that isn't known any more.

@@ -121,7 +121,7 @@ func (s *server) events(ctx context.Context, in *eventsRequest) (*answered, erro
 		return nil, err
 	}
 	p := pageOf(follower.Position(), in.filter, in.Limit)
-	if err := p.fill(ctx, follower, wait); err != nil {
+	if err := p.fill(ctx, follower.Leased(), wait); err != nil {
 		if errors.Is(err, eventstore.ErrExpired) {
 			err = s.expired(read, err)
 		}
@@ -185,6 +185,7 @@ func (p *eventsPage) fill(ctx context.Context, f *eventstore.Follower, wait time
 		b, err := f.Next(within)
 		if err == nil {
 			p.take(b)
+			b.Done()
 			continue
 		}
 		if p.seen > 0 || (within == poll && poll.Err() != nil && ctx.Err() == nil) {

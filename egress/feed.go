@@ -16,7 +16,7 @@ import (
 // A feed calls it from one goroutine.
 type Reader interface {
 	// Next returns the next batch. It waits for one until ctx ends; at least about every five seconds it returns
-	// an empty batch, which a feed uses as its clock. An error ends the feed: ErrReset, ErrExpired and ErrFuture of
+	// an empty batch, which a feed uses as its clock. The feed calls Done on every batch. An error ends the feed: ErrReset, ErrExpired and ErrFuture of
 	// package eventstore are told to the client as such.
 	Next(ctx context.Context) (*eventstore.Batch, error)
 	// Position is the position after everything given out so far. What it returned stays as it is when Next moves

@@ -106,7 +106,9 @@ func (s *stream) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.deliver(ctx, before, b); err != nil {
+		err = s.deliver(ctx, before, b)
+		b.Done()
+		if err != nil {
 			return err
 		}
 		more = b.Shared

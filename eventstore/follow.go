@@ -13,9 +13,10 @@ import (
 
 // Follower gives the records of one topic from a position on, without a gap and without a repeat: older ones read from
 // Kafka, newer ones from the node's shared tail. It holds no connection, no goroutine and no buffer while it isn't
-// being asked, so a slow caller costs nothing. Not for concurrent use; nothing to close.
+// being asked, so a slow caller costs nothing. Not for concurrent use; nothing to close, but every batch wants its Done.
 type Follower struct {
 	log   *Log
+	lease bool // batches of its own hold a slot until they are Done
 	topic string
 	tail  *Tail
 	at    TailReader
@@ -54,6 +55,14 @@ func (l *Log) Follow(ctx context.Context, topic string, from Position) (*Followe
 	return &Follower{log: l, topic: topic, tail: tail, at: TailReader{At: from.Clone()}}, nil
 }
 
+// Leased makes f one of those that share FetchSlots: at most that many batches of older records are out at once, however
+// many followers there are and however slowly they use what they got. The others wait. For whoever serves clients; the
+// engines of a node are few, use a batch at once, and must not wait for clients.
+func (f *Follower) Leased() *Follower {
+	f.lease = true
+	return f
+}
+
 // Position is the position after everything given out so far. The caller must not change it.
 func (f *Follower) Position() Position { return f.at.At }
 
@@ -82,12 +91,24 @@ func (f *Follower) Next(ctx context.Context) (*Batch, error) {
 
 // catchUp reads what the tail no longer has, one bounded fetch at a time.
 func (f *Follower) catchUp(ctx context.Context) (*Batch, error) {
+	if !f.lease {
+		return f.read(ctx)
+	}
 	select {
 	case f.log.slots <- struct{}{}:
-		defer func() { <-f.log.slots }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	b, err := f.read(ctx)
+	if err != nil {
+		<-f.log.slots
+		return nil, err
+	}
+	b.Release = func() { <-f.log.slots }
+	return b, nil
+}
+
+func (f *Follower) read(ctx context.Context) (*Batch, error) {
 	for try := 0; ; try++ {
 		start, _ := f.tail.Reach()
 		leaderAge := 10 * time.Second
@@ -132,8 +153,8 @@ func (r *retryFetch) Unwrap() error { return r.error }
 
 // Bounds of one fetch. A single larger record is still returned, alone.
 const (
-	fetchBytes          = 4 << 20
-	fetchPartitionBytes = 1 << 20
+	fetchBytes          = 2 << 20
+	fetchPartitionBytes = 512 << 10
 )
 
 // fetch reads the partitions in which at is behind until, from their leaders, once. A raw fetch instead of a client

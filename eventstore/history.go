@@ -267,7 +267,10 @@ func (h *History) Outcome(kind, source, id string) (o domain.Outcome, ok bool, e
 			if e.Causation != id {
 				return false
 			}
-			o.Version = e.Version
+			o.Version, o.Received, o.Type = e.Version, e.Time, e.Type
+			if kind == KindCommand {
+				o.Type = strings.TrimPrefix(e.Source, "/commands/")
+			}
 			o.Events = append(o.Events, domain.EventRef{ID: e.ID, Type: e.Type, Version: e.Version, Offset: offset})
 			return true
 		})

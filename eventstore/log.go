@@ -30,8 +30,8 @@ type Config struct {
 	Replication int16
 	// TailBytes bounds the in-memory tail of each followed topic. Default 64 MiB.
 	TailBytes int64
-	// FetchSlots bounds how many reads of older records run at once, each of up to 4 MiB (or one larger record).
-	// Default 8.
+	// FetchSlots bounds how many batches of older records clients hold at once, each of up to 2 MiB (or one larger
+	// record). Default 32.
 	FetchSlots int
 	Logger     *slog.Logger
 	Metrics    prometheus.Registerer // nil for none
@@ -51,7 +51,7 @@ func (c Config) withDefaults() Config {
 		c.TailBytes = 64 << 20
 	}
 	if c.FetchSlots == 0 {
-		c.FetchSlots = 8
+		c.FetchSlots = 32
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

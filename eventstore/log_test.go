@@ -211,3 +211,49 @@ func TestTheEmbeddedBrokerStaysOnLoopback(t *testing.T) {
 		}
 	}
 }
+
+func TestClientsThatHoldOldRecordsAreBoundedAndEnginesDontWaitForThem(t *testing.T) {
+	cfg := eventstoretest.Config(t)
+	cfg.TailBytes, cfg.FetchSlots = 1, 1
+	l := eventstoretest.Open(t, cfg)
+	topic := l.Topics.Events
+	start, err := l.Start(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws, versions := []*eventstore.Writer{writer(t, l, 0)}, []uint64{0}
+	write(t, l, ws, versions, 100, 10)
+	eventstoretest.Until(t, "the tail no longer reaches back", func() bool { return !start.Covers(l.TailEnd(topic)) && versions[0] == 100 })
+	follow := func() *eventstore.Follower {
+		f, err := l.Follow(t.Context(), topic, start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	held, err := follow().Leased().Next(t.Context())
+	if err != nil || len(held.Records) == 0 || held.Release == nil {
+		t.Fatalf("%+v, %v", held, err)
+	}
+	if b, err := follow().Next(t.Context()); err != nil || len(b.Records) == 0 {
+		t.Fatalf("an engine: %v", err)
+	}
+	waiting := make(chan error, 1)
+	go func() {
+		b, err := follow().Leased().Next(t.Context())
+		if err == nil {
+			b.Done()
+		}
+		waiting <- err
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := follow().Leased().Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a client beyond the bound got through: %v", err)
+	}
+	held.Done()
+	held.Done() // harmless
+	if err := <-waiting; err != nil {
+		t.Error(err)
+	}
+}

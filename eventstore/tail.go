@@ -42,8 +42,28 @@ type Batch struct {
 	// Shared says that every follower gets this batch whole and after the same position, so that encodings which
 	// depend on the position may be shared too.
 	Shared bool
+	// Release is set on a batch that was read for one follower alone: it gives its place in a bounded pool back. See
+	// Done.
+	Release func()
 
 	size int64
+}
+
+// Done says that the batch has been used. Until then one that was read for its follower alone counts against the memory
+// that all of them may take together. Calling it again, or on a batch from the tail, does nothing.
+func (b *Batch) Done() {
+	if b.Release != nil {
+		b.Release()
+		b.Release = nil
+	}
+}
+
+// Bytes is about how much memory the records take.
+func (b *Batch) Bytes() (n int64) {
+	for _, r := range b.Records {
+		n += r.size
+	}
+	return n
 }
 
 // Tail keeps the newest records of something that grows, bounded in bytes. One writer appends; any number of followers

@@ -151,8 +151,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	return err
 }
 
-// foldRecords bounds one transaction of a table. Batches grow with lag up to it.
-const foldRecords = 20_000
+// Bounds of one transaction of a table, in records and in bytes of bodies. Batches grow with lag up to them.
+const (
+	foldRecords = 20_000
+	foldBytes   = 32 << 20
+)
 
 // fold applies one topic to one view, batch after batch.
 func (e *Engine) fold(ctx context.Context, v *View, topic string) error {
@@ -235,12 +238,13 @@ func gather(ctx context.Context, f *eventstore.Follower) ([]*eventstore.Record, 
 	if err != nil {
 		return nil, err
 	}
-	records := b.Records
-	for !f.CaughtUp() && len(records) < foldRecords && ctx.Err() == nil {
+	records, size := b.Records, b.Bytes()
+	for !f.CaughtUp() && len(records) < foldRecords && size < foldBytes && ctx.Err() == nil {
 		if b, err = f.Next(ctx); err != nil {
 			return nil, err
 		}
 		records = append(records[:len(records):len(records)], b.Records...)
+		size += b.Bytes()
 	}
 	return records, nil
 }

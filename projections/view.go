@@ -19,6 +19,7 @@ type View struct {
 	topics     []string // the first one is that of the rows
 	scope      uint64
 	tail       *eventstore.Tail // of changes, at scoped positions
+	reads      chan struct{}    // journal reads that clients hold at once
 
 	mu     sync.Mutex
 	live   map[string]bool // topics in which the view has once reached the end
@@ -28,8 +29,11 @@ type View struct {
 // changesBytes bounds the changes that a view keeps in memory for its feed.
 const changesBytes = 16 << 20
 
+// journalReads bounds how many clients hold the rows of a journal read at once; the others wait.
+const journalReads = 4
+
 func newView(l *eventstore.Log, p Projection, table *eventstore.Table) (*View, error) {
-	v := &View{projection: p, table: table, log: l, scope: fingerprint(table.Meta), live: map[string]bool{}}
+	v := &View{projection: p, table: table, log: l, scope: fingerprint(table.Meta), live: map[string]bool{}, reads: make(chan struct{}, journalReads)}
 	switch p.(type) {
 	case bothTopics:
 		v.topics = []string{l.Topics.Events, l.Topics.Outcomes}
@@ -235,7 +239,7 @@ func (v *View) publish(changes []eventstore.Change, next eventstore.Position) {
 }
 
 // Changes follows the rows of a view: first the current row of every key touched since the position it starts at, then
-// each change as it happens. Not for concurrent use; nothing to close.
+// each change as it happens. Not for concurrent use; nothing to close, but every batch wants its Done.
 type Changes struct {
 	view *View
 	at   eventstore.TailReader
@@ -294,11 +298,18 @@ func (c *Changes) Next(ctx context.Context) (*eventstore.Batch, error) {
 		return b, err
 	}
 	// Older than the tail: the journal says which keys, the table how they are now.
+	select {
+	case c.view.reads <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	release := func() { <-c.view.reads }
 	changes, at, err := c.view.table.ChangedSince(c.view.topic(), c.at.At)
 	if err != nil {
+		release()
 		return nil, err
 	}
-	b = &eventstore.Batch{Next: c.view.scoped(at)}
+	b = &eventstore.Batch{Next: c.view.scoped(at), Release: release}
 	for i := range changes {
 		b.Records = append(b.Records, &eventstore.Record{Partition: changes[i].Partition, Offset: changes[i].Offset, Change: &changes[i]})
 	}
