@@ -30,7 +30,8 @@ type StreamRow struct {
 
 // The indexes of the table. Keys that join texts put a zero byte between; none of the texts can contain one.
 const (
-	indexEvents     = "events"     // stream, 0, version → event
+	indexLog        = "log"        // partition, offset → event: written in order, which bbolt does best
+	indexEvents     = "events"     // stream, 0, version → partition, offset
 	indexIDs        = "ids"        // event id → stream, 0, version
 	indexCauses     = "causes"     // delivery or command → stream, 0, version of its first event
 	indexOutcomes   = "outcomes"   // delivery or command → its first outcome
@@ -60,7 +61,7 @@ func (StreamsFold) Apply(tx *Tx, e domain.Event) error {
 		row = StreamRow{Stream: e.Stream, Partition: tx.Partition(), First: e.Time}
 	}
 	if e.Version != row.Version+1 || tx.Partition() != row.Partition {
-		return put(tx, indexViolations, append(be64(uint64(tx.Partition())), be64(uint64(tx.Offset()))...), []byte(e.ID))
+		return put(tx, indexViolations, spotOf(tx), []byte(e.ID))
 	}
 	row.Version, row.Last, row.LastType, row.LastID = e.Version, e.Time, e.Type, e.ID
 	b, err := json.Marshal(row)
@@ -70,8 +71,15 @@ func (StreamsFold) Apply(tx *Tx, e domain.Event) error {
 	if err := tx.Put(string(e.Stream), b); err != nil {
 		return err
 	}
-	place := placeOf(e.Stream, e.Version)
-	if err := put(tx, indexEvents, place, encodeEvent(e, tx.Offset())); err != nil {
+	place, spot := placeOf(e.Stream, e.Version), spotOf(tx)
+	log, err := tx.Index(indexLog)
+	if err != nil {
+		return err
+	}
+	if err := log.Append(spot, encodeEvent(e)); err != nil {
+		return fmt.Errorf("index %s: %w", indexLog, err)
+	}
+	if err := put(tx, indexEvents, place, spot); err != nil {
 		return err
 	}
 	if err := put(tx, indexIDs, []byte(e.ID), place); err != nil {
@@ -152,6 +160,14 @@ func placeOf(s domain.Stream, version uint64) []byte {
 	return binary.BigEndian.AppendUint64(append([]byte(s), 0), version)
 }
 
+// spotOf is where the record being applied stands in the log.
+func spotOf(tx *Tx) []byte {
+	return append(be64(uint64(tx.Partition())), be64(uint64(tx.Offset()))...)
+}
+
+// eventAt reads the event at a spot.
+func eventAt(log Index, spot []byte) (domain.Event, error) { return decodeEvent(log.Get(spot)) }
+
 func splitPlace(place []byte) (domain.Stream, uint64) {
 	n := len(place) - 9
 	return domain.Stream(place[:n]), binary.BigEndian.Uint64(place[n+1:])
@@ -186,13 +202,17 @@ func (h *History) Events(s domain.Stream, from uint64, limit int) (events []doma
 		if err != nil {
 			return err
 		}
+		log, err := tx.Index(indexLog)
+		if err != nil {
+			return err
+		}
 		prefix := string(s) + "\x00"
 		index.Scan(placeOf(s, from), func(k, v []byte) bool {
 			if len(events) == limit || len(k) != len(prefix)+8 || string(k[:len(prefix)]) != prefix {
 				return false
 			}
 			var e domain.Event
-			if e, _, err = decodeEvent(s, v); err != nil {
+			if e, err = eventAt(log, v); err != nil {
 				return false
 			}
 			events = append(events, e)
@@ -218,8 +238,11 @@ func (h *History) Event(id string) (e domain.Event, ok bool, err error) {
 		if err != nil {
 			return err
 		}
-		s, _ := splitPlace(place)
-		e, _, err = decodeEvent(s, events.Get(place))
+		log, err := tx.Index(indexLog)
+		if err != nil {
+			return err
+		}
+		e, err = eventAt(log, events.Get(place))
 		ok = err == nil
 		return err
 	})
@@ -251,6 +274,10 @@ func (h *History) Outcome(kind, source, id string) (o domain.Outcome, ok bool, e
 		if err != nil {
 			return err
 		}
+		log, err := tx.Index(indexLog)
+		if err != nil {
+			return err
+		}
 		ok = true
 		o = domain.Outcome{Kind: kind, ID: id, Source: source, Status: domain.Accepted}
 		o.Stream, _ = splitPlace(place)
@@ -259,7 +286,7 @@ func (h *History) Outcome(kind, source, id string) (o domain.Outcome, ok bool, e
 			if len(k) != len(place) || !bytes.HasPrefix(k, prefix) {
 				return false
 			}
-			e, offset, bad := decodeEvent(o.Stream, v)
+			e, bad := eventAt(log, v)
 			if bad != nil {
 				err = bad
 				return false
@@ -271,7 +298,7 @@ func (h *History) Outcome(kind, source, id string) (o domain.Outcome, ok bool, e
 			if kind == KindCommand {
 				o.Type = strings.TrimPrefix(e.Source, "/commands/")
 			}
-			o.Events = append(o.Events, domain.EventRef{ID: e.ID, Type: e.Type, Version: e.Version, Offset: offset})
+			o.Events = append(o.Events, domain.EventRef{ID: e.ID, Type: e.Type, Version: e.Version, Offset: int64(binary.BigEndian.Uint64(v[8:]))})
 			return true
 		})
 		return err
@@ -351,26 +378,24 @@ func (h *History) Wait(ctx context.Context, partition int32, events, outcomes in
 }
 
 // encodeEvent writes the fields one after the other, texts with their length before them; the body comes last.
-func encodeEvent(e domain.Event, offset int64) []byte {
-	b := make([]byte, 0, len(e.Data)+256)
+func encodeEvent(e domain.Event) []byte {
+	b := make([]byte, 0, len(e.Data)+320)
 	b = append(b, 1) // format
 	b = binary.AppendUvarint(b, uint64(e.Schema))
 	b = binary.AppendUvarint(b, e.Version)
-	b = binary.AppendUvarint(b, uint64(offset))
 	b = binary.AppendVarint(b, e.Time.UnixNano())
-	for _, s := range []string{e.ID, e.Type, e.Source, e.ContentType, e.Correlation, e.Causation, e.TraceParent, e.Delivery, e.Verification} {
+	for _, s := range []string{string(e.Stream), e.ID, e.Type, e.Source, e.ContentType, e.Correlation, e.Causation, e.TraceParent, e.Delivery, e.Verification} {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}
 	return append(b, e.Data...)
 }
 
-func decodeEvent(s domain.Stream, b []byte) (e domain.Event, offset int64, err error) {
-	bad := &domain.Error{Class: domain.Corrupt, Message: "stored event of " + string(s)}
+func decodeEvent(b []byte) (e domain.Event, err error) {
+	bad := &domain.Error{Class: domain.Corrupt, Message: "a stored event can't be read"}
 	if len(b) == 0 || b[0] != 1 {
-		return e, 0, bad
+		return e, bad
 	}
-	e.Stream = s
 	b = b[1:]
 	number := func() uint64 {
 		n, w := binary.Uvarint(b)
@@ -379,17 +404,18 @@ func decodeEvent(s domain.Stream, b []byte) (e domain.Event, offset int64, err e
 	}
 	e.Schema = int(number())
 	e.Version = number()
-	offset = int64(number())
 	ns, w := binary.Varint(b)
 	b = b[max(w, 0):]
 	e.Time = time.Unix(0, ns).UTC()
-	for _, s := range []*string{&e.ID, &e.Type, &e.Source, &e.ContentType, &e.Correlation, &e.Causation, &e.TraceParent, &e.Delivery, &e.Verification} {
+	var stream string
+	for _, s := range []*string{&stream, &e.ID, &e.Type, &e.Source, &e.ContentType, &e.Correlation, &e.Causation, &e.TraceParent, &e.Delivery, &e.Verification} {
 		n := number()
 		if n > uint64(len(b)) {
-			return e, 0, bad
+			return e, bad
 		}
 		*s, b = string(b[:n]), b[n:]
 	}
+	e.Stream = domain.Stream(stream)
 	e.Data = append([]byte(nil), b...)
-	return e, offset, nil
+	return e, nil
 }

@@ -370,10 +370,11 @@ type Index struct {
 
 // Index returns the index called name. On a table that never had it, a read-only transaction gets an empty one.
 func (tx *Tx) Index(name string) (Index, error) {
-	if !tx.tx.Writable() {
-		return Index{tx, tx.index.Bucket([]byte(name))}, nil
+	b := tx.index.Bucket([]byte(name))
+	if b != nil || !tx.tx.Writable() {
+		return Index{tx, b}, nil
 	}
-	b, err := tx.index.CreateBucketIfNotExists([]byte(name))
+	b, err := tx.index.CreateBucket([]byte(name))
 	return Index{tx, b}, err
 }
 
@@ -389,6 +390,12 @@ func (i Index) Get(key []byte) []byte {
 func (i Index) Put(key, value []byte) error {
 	i.tx.dirty = true
 	return i.b.Put(key, value)
+}
+
+// Append sets the value of a key that comes after the keys near it: pages are filled, not left half empty for more.
+func (i Index) Append(key, value []byte) error {
+	i.b.FillPercent = 0.95
+	return i.Put(key, value)
 }
 
 // Delete removes key.
