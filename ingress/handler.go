@@ -265,7 +265,7 @@ func (h *Handler) receive(rt *route, r *http.Request) (reply, error) {
 		if domain.ClassOf(err) == domain.Invalid {
 			return reply{}, err
 		}
-		return reply{}, unreadable(errors.New("the body is not JSON"))
+		return reply{}, unreadable(err)
 	}
 	if found.challenge != nil && rt.provider.Challenge {
 		return challengeReply(*found.challenge)

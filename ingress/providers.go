@@ -32,7 +32,9 @@ type Provider struct {
 	// back. See challenges.go.
 	Challenge bool
 
-	read func(http.Header, document) (reading, error)
+	// wants is what file needs of the body; file finds out what the delivery is called and where it belongs.
+	wants *wants
+	file  func(http.Header, values) (reading, error)
 }
 
 // Providers is the table of known providers.
@@ -49,7 +51,11 @@ var Providers = []Provider{
 		// "Payloads are capped at 25 MB", https://docs.github.com/en/webhooks/webhook-events-and-payloads
 		MaxBody: 25 << 20,
 		Keep:    []string{"x-github-*", "x-hub-signature-256"},
-		read:    readGitHub,
+		wants: wanted(
+			"action", "number", "issue.number", "pull_request.number",
+			"repository.full_name", "organization.login", "installation.account.login", "hook_id", "hook_id.id",
+		),
+		file: fileGitHub,
 	},
 	{
 		Name: "stripe",
@@ -63,7 +69,12 @@ var Providers = []Provider{
 		ContentTypes: []string{jsonType},
 		MaxBody:      1 << 20,
 		Keep:         []string{"stripe-signature"},
-		read:         readStripe,
+		wants: wanted(
+			"id", "type", "data.object.id", "data.object.customer", "data.object.customer.id",
+			"data.object.charge", "data.object.charge.id",
+			"related_object.id", // an event of API v2 carries no object, only a reference to one
+		),
+		file: fileStripe,
 	},
 	{
 		Name: "slack",
@@ -78,7 +89,13 @@ var Providers = []Provider{
 		MaxBody:      1 << 20,
 		Keep:         []string{"x-slack-*"},
 		Challenge:    true,
-		read:         readSlack,
+		wants: wanted(
+			"type", "challenge", "command", "event_id", "event.type",
+			"event.channel", "event.channel.id", "event.item.channel", "event.item.channel.id",
+			"channel", "channel.id", "channel_id", "container.channel_id",
+			"team", "team.id", "team_id", "enterprise", "enterprise.id", "api_app_id",
+		),
+		file: fileSlack,
 	},
 	{
 		Name: "standard",
@@ -92,7 +109,8 @@ var Providers = []Provider{
 		ContentTypes: []string{jsonType},
 		MaxBody:      1 << 20,
 		Keep:         []string{"webhook-id", "webhook-timestamp", "webhook-signature"},
-		read:         readStandard,
+		wants:        wanted("type", "data.id", "data.id.id"),
+		file:         fileStandard,
 	},
 }
 
@@ -148,35 +166,18 @@ func documentOf(body []byte, form bool) (document, error) {
 	return document{json: b, form: true}, err
 }
 
-// decode reads the fields of T out of the document and leaves those of another JSON type at zero: how far a body
-// differs from what a provider documents is no ground to lose it. Only what isn't JSON is an error.
-func decode[T any](d document) (T, error) {
-	var v T
-	err := json.Unmarshal(d.json, &v)
-	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		err = nil
-	}
-	return v, err
-}
-
-func readGitHub(h http.Header, d document) (reading, error) {
-	type numbered struct{ Number int64 }
-	type account struct{ Login string }
-	b, err := decode[struct {
-		Action      string
-		Number      int64
-		Issue       numbered
-		PullRequest numbered `json:"pull_request"`
-		Repository  struct {
-			FullName string `json:"full_name"`
-		}
-		Organization account
-		Installation struct{ Account account }
-		HookID       ref `json:"hook_id"`
-	}](d)
+// read finds out what the document is called and where it belongs. An error is of class Invalid, or says that the
+// document is not JSON.
+func (p Provider) read(h http.Header, d document) (reading, error) {
+	found, err := p.wants.find(d.json)
 	if err != nil {
 		return reading{}, err
 	}
+	found.form = d.form
+	return p.file(h, found)
+}
+
+func fileGitHub(h http.Header, b values) (reading, error) {
 	r := reading{kind: h.Get("X-GitHub-Event"), id: h.Get("X-GitHub-Delivery"), idField: "X-GitHub-Delivery"}
 	switch {
 	case r.kind == "":
@@ -184,126 +185,57 @@ func readGitHub(h http.Header, d document) (reading, error) {
 	case r.id == "":
 		return r, domain.Invalidf(r.idField, "the header is missing")
 	}
-	if b.Action != "" {
-		r.kind += "." + b.Action
+	if action := b.text("action"); action != "" {
+		r.kind += "." + action
 	}
-	r.key = first(b.Repository.FullName, b.Organization.Login, b.Installation.Account.Login)
-	if n := first(b.Issue.Number, b.PullRequest.Number, b.Number); n > 0 && b.Repository.FullName != "" {
+	repository := b.text("repository.full_name")
+	r.key = first(repository, b.text("organization.login"), b.text("installation.account.login"))
+	if n := first(b.whole("issue.number"), b.whole("pull_request.number"), b.whole("number")); n > 0 && repository != "" {
 		r.key += "#" + strconv.FormatInt(n, 10)
 	}
-	if r.key == "" && b.HookID != "" {
-		r.key = "hook-" + string(b.HookID)
+	if hook := b.ref("hook_id"); r.key == "" && hook != "" {
+		r.key = "hook-" + hook
 	}
 	r.key = first(r.key, r.id)
 	return r, nil
 }
 
-// readStripe takes the customer as the subject: of a customer's own events that is the object's id. Objects that name
+// fileStripe takes the customer as the subject: of a customer's own events that is the object's id. Objects that name
 // no customer but a charge, such as disputes and refunds, go by their charge.
-func readStripe(_ http.Header, d document) (reading, error) {
-	b, err := decode[struct {
-		ID, Type string
-		Data     struct {
-			Object struct {
-				ID               string
-				Customer, Charge ref
-			}
-		}
-		// An event of API v2 carries no object, only a reference to one.
-		RelatedObject struct{ ID string } `json:"related_object"`
-	}](d)
-	if err != nil {
-		return reading{}, err
-	}
-	r := reading{kind: b.Type, id: b.ID, idField: "id"}
+func fileStripe(_ http.Header, b values) (reading, error) {
+	r := reading{kind: b.text("type"), id: b.text("id"), idField: "id"}
 	switch {
-	case b.Type == "":
+	case r.kind == "":
 		return r, domain.Invalidf("type", "the body has no type")
-	case b.ID == "":
+	case r.id == "":
 		return r, domain.Invalidf("id", "the body has no id")
 	}
-	o := b.Data.Object
-	r.key = first(string(o.Customer), string(o.Charge), o.ID, b.RelatedObject.ID, b.ID)
+	r.key = first(b.ref("data.object.customer"), b.ref("data.object.charge"), b.text("data.object.id"),
+		b.text("related_object.id"), r.id)
 	return r, nil
 }
 
-func readSlack(_ http.Header, d document) (reading, error) {
-	b, err := decode[struct {
-		Type, Challenge, Command string
-		EventID                  string `json:"event_id"`
-		Event                    struct {
-			Type    string
-			Channel ref
-			Item    struct{ Channel ref }
-		}
-		Channel   ref
-		ChannelID string `json:"channel_id"`
-		Container struct {
-			ChannelID string `json:"channel_id"`
-		}
-		Team       ref
-		TeamID     string `json:"team_id"`
-		Enterprise ref
-		AppID      string `json:"api_app_id"`
-	}](d)
-	if err != nil {
-		return reading{}, err
+func fileSlack(_ http.Header, b values) (reading, error) {
+	if b.text("type") == "url_verification" && !b.form {
+		challenge := b.text("challenge")
+		return reading{challenge: &challenge}, nil
 	}
-	if b.Type == "url_verification" && !d.form {
-		return reading{challenge: &b.Challenge}, nil
-	}
-	r := reading{kind: first(b.Event.Type, b.Type), id: b.EventID, idField: "event_id", bare: d.form}
-	if r.kind == "" && b.Command != "" {
+	r := reading{kind: first(b.text("event.type"), b.text("type")), id: b.text("event_id"), idField: "event_id", bare: b.form}
+	if r.kind == "" && b.text("command") != "" {
 		r.kind = "slash_commands" // as Slack itself calls the envelope in Socket Mode
 	}
 	if r.kind == "" {
 		return r, domain.Invalidf("type", "the body has no type")
 	}
-	r.key = first(string(b.Event.Channel), string(b.Event.Item.Channel), string(b.Channel), b.ChannelID,
-		b.Container.ChannelID, b.TeamID, string(b.Team), string(b.Enterprise), b.AppID)
+	r.key = first(b.ref("event.channel"), b.ref("event.item.channel"), b.ref("channel"), b.text("channel_id"),
+		b.text("container.channel_id"), b.text("team_id"), b.ref("team"), b.ref("enterprise"), b.text("api_app_id"))
 	return r, nil
 }
 
-func readStandard(h http.Header, d document) (reading, error) {
-	b, err := decode[struct {
-		Type string
-		Data struct{ ID ref }
-	}](d)
-	if err != nil {
-		return reading{}, err
-	}
-	r := reading{kind: first(b.Type, "event"), id: h.Get("Webhook-Id"), idField: "webhook-id"}
-	r.key = first(string(b.Data.ID), r.id)
+func fileStandard(h http.Header, b values) (reading, error) {
+	r := reading{kind: first(b.text("type"), "event"), id: h.Get("Webhook-Id"), idField: "webhook-id"}
+	r.key = first(b.ref("data.id"), r.id)
 	return r, nil
-}
-
-// ref is an identifier that stands in a body as a string, as a number, or as an object that has it as its "id".
-type ref string
-
-func (r *ref) UnmarshalJSON(b []byte) error {
-	*r = ref(scalar(b))
-	if len(b) > 0 && b[0] == '{' {
-		// One level and no more: the decoder reads the rest anew for each level, which nested input would square.
-		var o struct{ ID json.RawMessage }
-		if err := json.Unmarshal(b, &o); err != nil {
-			return err
-		}
-		*r = ref(scalar(o.ID))
-	}
-	return nil
-}
-
-func scalar(b []byte) string {
-	var s string
-	switch {
-	case len(b) == 0:
-		return ""
-	case b[0] == '"' && json.Unmarshal(b, &s) == nil:
-		return s
-	case b[0] == '-' || b[0] >= '0' && b[0] <= '9':
-		return string(b)
-	}
-	return ""
 }
 
 const (

@@ -1,7 +1,6 @@
 package ingress
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -133,12 +132,17 @@ func TestMadeDeliveryIDs(t *testing.T) {
 	}
 }
 
-// An id nested as deep as the JSON decoder lets it is read once, not once per level.
+// An id nested as deep as bodies may be is passed over in one go, and one level more is refused.
 func TestNestedIDsAreNotFollowed(t *testing.T) {
-	body := strings.Repeat(`{"id":`, 9000) + `"x"` + strings.Repeat("}", 9000)
-	var r ref
-	if err := json.Unmarshal([]byte(body), &r); err != nil || r != "" {
-		t.Errorf("%q, %v", r, err)
+	p, _ := ProviderNamed("standard")
+	nested := func(levels int) document {
+		return document{json: []byte(strings.Repeat(`{"data":{"id":`, levels/2) + `"x"` + strings.Repeat("}}", levels/2))}
+	}
+	if r, err := p.read(http.Header{"Webhook-Id": {"msg_1"}}, nested(maxNesting)); err != nil || r.key != "msg_1" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := p.read(http.Header{"Webhook-Id": {"msg_1"}}, nested(maxNesting+2)); err != errTooDeep {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -146,7 +150,7 @@ func TestRowsAreWhole(t *testing.T) {
 	seen := map[string]bool{}
 	for _, p := range Providers {
 		s := p.Scheme
-		if seen[p.Name] || p.Docs == "" || p.Verification == "" || len(p.ContentTypes) == 0 || p.MaxBody <= 0 || p.read == nil {
+		if seen[p.Name] || p.Docs == "" || p.Verification == "" || len(p.ContentTypes) == 0 || p.MaxBody <= 0 || p.wants == nil || p.file == nil {
 			t.Errorf("row %q lacks something or stands twice", p.Name)
 		}
 		seen[p.Name] = true
