@@ -23,7 +23,7 @@ bench: ## ours beside bare baselines, as ratios; see bench/README.md
 crash: ## the crash test for many rounds
 	PENSTOCK_CRASH_ROUNDS=$${PENSTOCK_CRASH_ROUNDS:-50} go test -race -count=1 -timeout 60m -run Crash .
 
-faults: ## promises of the write side under faults: 50 runs, broken builds, 100,000 racing commands; about 90 minutes
+faults: ## promises of the write side under faults: 50 runs, broken builds, 100,000 racing commands; about an hour alone
 	PENSTOCK_FAULT_RUNS=$${PENSTOCK_FAULT_RUNS:-50} PENSTOCK_FAULT_RACE=$${PENSTOCK_FAULT_RACE:-100000} \
 	deploy/kafka/kafka run --brokers 3 -- go test -race -tags faults -count=1 -timeout 4h -v ./faults
 
