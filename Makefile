@@ -11,7 +11,7 @@ check: ## vet and staticcheck
 unit: ## all tests, on the embedded broker
 	go test -race ./...
 
-KAFKA_TESTS = ./eventstore ./commands ./projections .
+KAFKA_TESTS = ./eventstore ./commands ./projections ./faults .
 kafka: ## the same engine tests, and whole nodes, on a real Kafka
 	@deploy/kafka/kafka run -- go test -race -count=1 -timeout 8m $(KAFKA_TESTS); status=$$?; \
 	if [ $$status -eq 3 ] && [ "$$CI" != true ]; then echo "skipped: tests against a real Kafka (see the line above for what is missing)"; \
