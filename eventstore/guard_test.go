@@ -1,6 +1,7 @@
 package eventstore_test
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"testing"
@@ -123,3 +124,50 @@ func TestTheGuardSaysWhatEndangersThePromises(t *testing.T) {
 }
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+// TestNothingOfARecreatedTopicIsTakenForTheOldOne: its offsets begin again, under the same name.
+func TestNothingOfARecreatedTopicIsTakenForTheOldOne(t *testing.T) {
+	t.Parallel()
+	cfg := eventstoretest.Config(t)
+	l := eventstoretest.Open(t, cfg)
+	topic := l.Topics.Events
+	if err := writer(t, l, 1).Commit(eventstore.Commit{Events: []domain.Event{event("s/a", 1, 1)}}); err != nil {
+		t.Fatal(err)
+	}
+	start, err := l.Start(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.Follow(t.Context(), topic, start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	collect(t, f, 1)
+	adm := kadm.NewClient(outsider(t, cfg))
+	if _, err := adm.DeleteTopics(t.Context(), topic); err != nil {
+		t.Fatal(err)
+	}
+	said(t, l, "is gone")
+	eventstoretest.Until(t, "the name is free again", func() bool {
+		_, err := adm.CreateTopic(t.Context(), 3, 1, nil, topic)
+		return err == nil
+	})
+	said(t, l, "created anew")
+	impostor := outsider(t, cfg)
+	for range 10 { // beyond the offset that the follower stands at
+		if err := impostor.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Partition: 1, Value: []byte("x")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		b, err := f.Next(ctx)
+		if err != nil {
+			return
+		}
+		if len(b.Records) > 0 {
+			t.Fatalf("record %d/%d of the new topic was given out", b.Records[0].Partition, b.Records[0].Offset)
+		}
+	}
+}

@@ -291,6 +291,8 @@ func (l *Log) fill(ctx context.Context, topic string, tail *Tail) error {
 const tickEvery = 5 * time.Second
 
 // pollError picks the errors that a tail can't outlive. Everything that passes by itself is retried inside the client.
+// That includes a topic id that the brokers no longer know: the client stays with the topic that it was started on and
+// gives nothing of one that was created under the same name since; the guard says what has happened.
 func pollError(fetches kgo.Fetches) error {
 	var errs []error
 	fetches.EachError(func(topic string, partition int32, err error) {
@@ -302,8 +304,6 @@ func pollError(fetches kgo.Fetches) error {
 		case early != nil:
 		case errors.Is(err, kerr.OffsetOutOfRange):
 			errs = append(errs, fmt.Errorf("partition %d: %w", partition, ErrExpired))
-		case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):
-			errs = append(errs, fmt.Errorf("partition %d: %w: %w", partition, ErrReset, err))
 		default:
 			errs = append(errs, fmt.Errorf("partition %d: %w", partition, err))
 		}
