@@ -59,7 +59,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Log is the truth: the four topics of DESIGN, read and written through Kafka. It is safe for concurrent use.
+// Log is the truth: four topics (see docs/topics.md), read and written through Kafka. It is safe for concurrent use.
 type Log struct {
 	Topics Topics
 
