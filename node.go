@@ -135,12 +135,13 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	return runStages(ctx, n.logger, []stage{
-		{"log", n.log.Run, 2 * time.Second},
-		{"projections", n.engine.Run, 2 * time.Second},
-		{"outcomes", n.outcomes.Run, time.Second},
-		{"pressure", n.pressure.Run, time.Second},
-		{"writers", n.writers.Run, 4 * time.Second},
-		{"http", func(ctx context.Context) error { return n.serve(ctx, server, listener) }, 4 * time.Second},
+		// Together less than the ten seconds that a stop may take.
+		{"log", n.log.Run, time.Second},
+		{"projections", n.engine.Run, time.Second},
+		{"outcomes", n.outcomes.Run, 500 * time.Millisecond},
+		{"pressure", n.pressure.Run, 500 * time.Millisecond},
+		{"writers", n.writers.Run, 3 * time.Second},
+		{"http", func(ctx context.Context) error { return n.serve(ctx, server, listener) }, 3500 * time.Millisecond},
 	})
 }
 

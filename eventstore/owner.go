@@ -45,8 +45,18 @@ func (l *Log) Own(ctx context.Context, serve func(ctx context.Context, partition
 		case <-tick.C:
 			o.commit(cl, o.owned())
 		case <-ctx.Done():
-			cl.Close() // leaves the group, which revokes: the writers finish the batch in hand first
+			// Leaving revokes: the writers finish the batch in hand first. With Kafka away nobody can be told; the
+			// others find out when the session has expired.
+			leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			err := cl.LeaveGroupContext(leave)
 			o.stop(o.owned())
+			if err != nil {
+				l.cfg.Logger.Warn("the group was not told that this node leaves", "error", err)
+				go cl.Close() // it tries to leave once more, for as long as its retries take
+				return nil
+			}
+			cl.Close()
 			return nil
 		}
 	}
