@@ -48,6 +48,7 @@ type remembered struct {
 	stream           domain.Stream
 	version          uint64
 	cause            string
+	inbox            int64 // of the entry whose outcome seen holds
 	events, outcomes int64
 }
 
@@ -109,7 +110,9 @@ func (b *batch) prune() {
 		if b.heads[f.stream] == f.version {
 			delete(b.heads, f.stream)
 		}
-		delete(b.seen, f.cause)
+		if b.seen[f.cause].Inbox == f.inbox { // and not that of a later release
+			delete(b.seen, f.cause)
+		}
 		n++
 	}
 	b.queue = b.queue[n:]
@@ -184,9 +187,10 @@ func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
 	if err != nil {
 		return err
 	}
+	var defect error // of a policy: whatever its class, it is not the caller's
 	if reason == nil {
 		var follow []eventstore.Entry
-		if follow, reason = b.react(events); reason == nil {
+		if follow, defect = b.react(events); defect == nil {
 			b.accept(e, o, events, follow, cause)
 			return nil
 		}
@@ -206,7 +210,7 @@ func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
 			return nil
 		}
 	}
-	b.park(e, o, reason.Error())
+	b.park(e, o, errors.Join(reason, defect).Error())
 	return nil
 }
 
@@ -475,7 +479,7 @@ func (b *batch) finish(o domain.Outcome, cause string) {
 	o.Handled = time.Now().UTC()
 	b.commit.Outcomes = append(b.commit.Outcomes, o)
 	b.w.metrics.outcomes.WithLabelValues(o.Kind, string(o.Status)).Inc()
-	f := remembered{cause: cause}
+	f := remembered{cause: cause, inbox: o.Inbox}
 	if len(o.Events) > 0 && o.Status == domain.Accepted {
 		f.stream, f.version = o.Stream, o.Version
 	}

@@ -48,6 +48,13 @@ var (
 		},
 		Evolve: func(total int, e domain.Event) int { return total + e.Payload.(added).N },
 	}
+	// onAdded can't follow up on a nine: it asks for something invalid.
+	onAdded = domain.Policy{Name: "on-added", From: []string{"counter.added"}, React: func(e domain.Event) ([]domain.Command, error) {
+		if e.Payload.(added).N == 8 { // Add 9 is one and eight
+			return []domain.Command{domain.Ask(add{Counter: "", N: 1})}, nil
+		}
+		return nil, nil
+	}}
 	fromHook = domain.Policy{Name: "from-hook", From: []string{"hook.*"}, React: func(e domain.Event) ([]domain.Command, error) {
 		var a add
 		if err := json.Unmarshal(e.Data, &a); err != nil {
@@ -69,7 +76,7 @@ func start(t *testing.T) bench {
 func startOn(t *testing.T, cfg eventstore.Config) bench {
 	n := eventstoretest.Start(t, cfg)
 	w, err := commands.New(commands.Config{Log: n.Log, History: n.History, Types: types, Deciders: []domain.AnyDecider{counter},
-		Policies: []domain.Policy{fromHook}, Logger: cfg.Logger})
+		Policies: []domain.Policy{fromHook, onAdded}, Logger: cfg.Logger})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,6 +237,9 @@ func TestADefectParksItsStreamUntilAnOperatorReleasesIt(t *testing.T) {
 		}
 		if !strings.Contains(reasons[0], "thirteen") || !strings.Contains(reasons[0], "writer_test.go") {
 			t.Errorf("a panic is parked with its stack: %s", reasons[0])
+		}
+		if o := b.submit(t, command("nine", "z", 9)); o.Status != domain.Parked || !strings.Contains(o.Message, "policy on-added") {
+			t.Errorf("a policy's mistake is not the caller's: %+v", o)
 		}
 		if o := b.submit(t, command("other", "y", 1)); o.Status != domain.Accepted {
 			t.Errorf("other streams go on: %+v", o)
