@@ -74,6 +74,7 @@ type Log struct {
 	slots      chan struct{}
 	hash       kgo.TopicPartitioner
 
+	recent    recent
 	stableLag *prometheus.GaugeVec
 	problems  atomic.Pointer[[]Problem]
 	lookNow   chan struct{}
@@ -121,15 +122,17 @@ func (l *Log) open(ctx context.Context) error {
 		return err
 	}
 	l.adm = kadm.NewClient(l.client)
-	// A topic that was just created, perhaps by another node, is not known to every broker at once.
+	// A topic that was just created, perhaps by another node, is not known to every broker at once; and a broker that is
+	// going down or coming up may answer, or close a connection, in ways that the client doesn't retry by itself.
 	for {
-		if err = l.begin(ctx); !errors.Is(err, kerr.UnknownTopicOrPartition) {
-			return err
+		err = l.begin(ctx)
+		if !errors.Is(err, kerr.UnknownTopicOrPartition) && domain.ClassOf(err) != domain.Unavailable {
+			return err // also nil
 		}
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
