@@ -115,9 +115,7 @@ func (f *Follower) read(ctx context.Context) (*Batch, error) {
 		if try > 0 {
 			leaderAge = time.Millisecond // the leaders we believed in may be the reason
 		}
-		b, err := f.log.recent.get(ctx, f.topic, f.at.At, func() (*Batch, error) {
-			return f.log.fetch(ctx, f.topic, f.at.At, start, leaderAge)
-		})
+		b, err := f.log.fetch(ctx, f.topic, f.at.At, start, leaderAge)
 		if err == nil {
 			f.at = TailReader{At: b.Next}
 			return b, nil

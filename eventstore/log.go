@@ -74,7 +74,6 @@ type Log struct {
 	slots      chan struct{}
 	hash       kgo.TopicPartitioner
 
-	recent    recent
 	stableLag *prometheus.GaugeVec
 	problems  atomic.Pointer[[]Problem]
 	lookNow   chan struct{}
