@@ -354,3 +354,11 @@ func startServe(t *testing.T, config string, env ...string) *served {
 	m := p.wait(t, &p.stderr, serving)
 	return &served{child: p, url: m[1], kafka: m[2]}
 }
+
+func TestASourceCantTakeADecidersStreams(t *testing.T) {
+	cfg := nodeConfig(t)
+	cfg.Sources["billing"] = cfg.Sources["stripe"]
+	if _, err := penstock.NewNode(cfg, billingApp(), eventstoretest.Logger(t)); err == nil || !strings.Contains(err.Error(), "sources.billing") {
+		t.Errorf("%v", err)
+	}
+}

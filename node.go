@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -65,6 +66,13 @@ func NewNode(cfg Config, app App, logger *slog.Logger) (*Node, error) {
 	// The same checks as at the start, before anything is opened.
 	if _, err := commands.New(commands.Config{Types: app.Types, Deciders: app.Deciders, Policies: app.Policies}); err != nil {
 		return nil, err
+	}
+	// A source's name is the category of its streams. Under a decider's, anybody's webhooks would stand among the events
+	// that it decides on.
+	for _, d := range app.Deciders {
+		if _, taken := cfg.Sources[d.Owns()]; taken {
+			return nil, fmt.Errorf("sources.%s: the business decides over the streams of category %q; call the source something else", d.Owns(), d.Owns())
+		}
 	}
 	return &Node{cfg: cfg, app: app, logger: logger, started: make(chan struct{}), metrics: prometheus.NewRegistry()}, nil
 }
@@ -150,6 +158,14 @@ func (n *Node) compose() (err error) {
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	streams, _ := n.engine.View(eventstore.StreamsFold{}.Name())
 	n.history = eventstore.NewHistory(n.log, streams.Table())
+	n.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "penstock_order_violations",
+		Help: "Events of other programs that broke their stream's order and were left out."}, func() float64 {
+		count, err := n.history.Violations()
+		if err != nil {
+			return math.NaN()
+		}
+		return float64(count)
+	}))
 	n.pressure = commands.NewPressure(n.log, n.history, commands.DefaultLagLimit, n.metrics)
 	n.outcomes = commands.NewOutcomes(n.log, n.pressure.Append)
 	n.writers, err = commands.New(commands.Config{

@@ -39,7 +39,6 @@ func StartEmbedded(listen, dir string, logger *slog.Logger) (*Embedded, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	// A restarted broker must be found where its clients knew it, so a free port is remembered by the caller, not here.
 	n, err := strconv.Atoi(port)
 	if err != nil {
 		return nil, fmt.Errorf("port %q: %w", port, err)

@@ -163,8 +163,8 @@ func (l *Log) options(part string, more ...kgo.Opt) []kgo.Opt {
 	}, more...)
 }
 
-// Run keeps the tails filled until ctx ends. It returns nil then, and an error when the log can't be followed any
-// more: a topic that was deleted, recreated or truncated, or permissions taken away.
+// Run keeps the tails filled and watches the topics until ctx ends. It returns nil then, and an error when the log can't
+// be followed any more: a topic that was cut short, or permissions taken away.
 func (l *Log) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for topic, tail := range l.tails {
@@ -198,9 +198,6 @@ func (l *Log) Partitions() int32 { return l.partitions }
 func (l *Log) PartitionOf(s domain.Stream) int32 {
 	return int32(l.hash.Partition(&kgo.Record{Key: []byte(s)}, int(l.partitions)))
 }
-
-// Ping asks a broker for its metadata: whether Kafka answers at all.
-func (l *Log) Ping(ctx context.Context) error { return l.client.Ping(ctx) }
 
 // Start is the position of the oldest record that topic still has.
 func (l *Log) Start(ctx context.Context, topic string) (Position, error) {
