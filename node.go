@@ -183,11 +183,16 @@ func (n *Node) compose() (err error) {
 		}
 		sources = append(sources, s)
 	}
-	if n.hooks, err = ingress.New(ingress.Config{Sources: sources, Append: n.pressure.Append, Logger: n.logger, Registerer: n.metrics}); err != nil {
+	if n.hooks, err = ingress.New(ingress.Config{Sources: sources, Append: n.store, Logger: n.logger, Registerer: n.metrics}); err != nil {
 		return err
 	}
 	n.feeds, err = egress.New(egress.Config{Logger: n.logger, Registerer: n.metrics})
 	return err
+}
+
+// store puts a delivery into the log.
+func (n *Node) store(ctx context.Context, e eventstore.Entry) (ingress.Durability, error) {
+	return ingress.Logged, n.pressure.Append(ctx, e)
 }
 
 // serve answers requests until ctx ends: then the feeds are told and end, and requests in hand are finished.

@@ -17,6 +17,7 @@ import (
 	"github.com/penstock-io/penstock/domain"
 	"github.com/penstock-io/penstock/egress"
 	"github.com/penstock-io/penstock/eventstore"
+	"github.com/penstock-io/penstock/ingress"
 	"github.com/penstock-io/penstock/projections"
 	"github.com/penstock-io/penstock/web"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -201,6 +202,8 @@ func authorized(tokens [][32]byte, r *http.Request) bool {
 }
 
 // nowhere takes entries of a handler that only checks its configuration.
-func nowhere(context.Context, eventstore.Entry) error { return eventstore.ErrClosed }
+func nowhere(context.Context, eventstore.Entry) (ingress.Durability, error) {
+	return "", eventstore.ErrClosed
+}
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

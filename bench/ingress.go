@@ -242,7 +242,9 @@ func loneIngress(ctx context.Context, r role) error {
 	defer log.Close()
 	hooks, err := ingress.New(ingress.Config{
 		Sources: []ingress.Source{{Name: source, Provider: "github", Secrets: []ingress.Secret{ingress.Secret(secret)}}},
-		Append:  log.Append, Logger: logger(),
+		Append: func(ctx context.Context, e eventstore.Entry) (ingress.Durability, error) {
+			return ingress.Logged, log.Append(ctx, e)
+		}, Logger: logger(),
 	})
 	if err != nil {
 		return err

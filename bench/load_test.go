@@ -22,7 +22,10 @@ func TestDeliveriesAreWhatTheIngressTakes(t *testing.T) {
 	var stored atomic.Pointer[eventstore.Entry]
 	hooks, err := ingress.New(ingress.Config{
 		Sources: []ingress.Source{{Name: source, Provider: "github", Secrets: []ingress.Secret{ingress.Secret(secret)}}},
-		Append:  func(_ context.Context, e eventstore.Entry) error { stored.Store(&e); return nil },
+		Append: func(_ context.Context, e eventstore.Entry) (ingress.Durability, error) {
+			stored.Store(&e)
+			return ingress.Logged, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -23,11 +23,11 @@ import (
 // Config says what a Handler takes in and where it puts it.
 type Config struct {
 	Sources []Source
-	// Append writes an entry durably, and returns nil only then. Its context ends with Budget, never with the
+	// Append writes an entry durably, says where, and returns nil only then. Its context ends with Budget, never with the
 	// request: a sender that hangs up must not cancel a write in flight. Append returns when the context ends; if
 	// the write still happens, the sender's retry is recognised by its id. An error of class Unavailable is
 	// answered with 503, one of class TooLarge with 413.
-	Append func(context.Context, eventstore.Entry) error
+	Append func(context.Context, eventstore.Entry) (Durability, error)
 	// Budget is how long an append may take before the answer is 503; 2.5 s by default, because Slack waits 3.
 	Budget time.Duration
 	// MaxInFlight bounds the bytes of all bodies being handled at once; 256 MiB by default. Beyond it the answer is
@@ -37,6 +37,15 @@ type Config struct {
 	Logger      *slog.Logger          // none by default
 	Registerer  prometheus.Registerer // none by default
 }
+
+// Durability says where a delivery that was accepted is safe. It stands in the answer's Penstock-Durability.
+type Durability string
+
+// The durabilities.
+const (
+	Logged  Durability = "log"     // in the inbox, on all in-sync replicas
+	Spooled Durability = "spooled" // on this node's disk, until the log takes it
+)
 
 // Source is one configured sender. Its name stands in the URL and is the category of its streams.
 type Source struct {
@@ -56,7 +65,7 @@ const (
 
 // Handler serves /hooks/{source}. It owns no goroutine; it may be used from any number.
 type Handler struct {
-	appendEntry func(context.Context, eventstore.Entry) error
+	appendEntry func(context.Context, eventstore.Entry) (Durability, error)
 	budget      time.Duration
 	clock       func() time.Time
 	log         *slog.Logger
@@ -187,6 +196,7 @@ type reply struct {
 	status      int
 	contentType string
 	body        []byte
+	durability  Durability // empty when nothing was stored
 }
 
 // ServeHTTP answers one request for the source that the path value "source" names.
@@ -209,6 +219,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		if answer.contentType != "" {
 			header.Set("Content-Type", answer.contentType)
+		}
+		if answer.durability != "" {
+			header.Set("Penstock-Durability", string(answer.durability))
 		}
 		header.Set("Content-Length", strconv.Itoa(len(answer.body)))
 		header.Set("X-Content-Type-Options", "nosniff")
@@ -274,17 +287,18 @@ func (h *Handler) receive(rt *route, r *http.Request) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	if err := h.store(r.Context(), entry); err != nil {
+	durability, err := h.store(r.Context(), entry)
+	if err != nil {
 		return reply{}, err
 	}
 	if found.bare {
-		return reply{status: http.StatusOK}, nil
+		return reply{status: http.StatusOK, durability: durability}, nil
 	}
 	accepted, err := json.Marshal(struct {
 		ID     string        `json:"id"`
 		Stream domain.Stream `json:"stream"`
 	}{entry.ID, entry.Stream})
-	return reply{http.StatusAccepted, "application/json", accepted}, err
+	return reply{http.StatusAccepted, "application/json", accepted, durability}, err
 }
 
 // entry makes the inbox record.
@@ -325,15 +339,15 @@ func (h *Handler) entry(
 }
 
 // store appends within the budget. The context keeps the request's values but not its end.
-func (h *Handler) store(ctx context.Context, e eventstore.Entry) error {
+func (h *Handler) store(ctx context.Context, e eventstore.Entry) (Durability, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.budget)
 	defer cancel()
-	err := h.appendEntry(ctx, e)
+	durability, err := h.appendEntry(ctx, e)
 	if err == nil {
-		return nil
+		return durability, nil
 	}
 	if domain.ClassOf(err) == domain.Internal && errors.Is(err, context.DeadlineExceeded) {
 		err = &domain.Error{Class: domain.Unavailable, Message: fmt.Sprintf("not acknowledged within %v", h.budget), Err: err}
 	}
-	return fmt.Errorf("append delivery %s of %s: %w", e.ID, e.Source, err)
+	return "", fmt.Errorf("append delivery %s of %s: %w", e.ID, e.Source, err)
 }

@@ -62,11 +62,11 @@ func newNode(t *testing.T, change func(*Config)) *node {
 	t.Helper()
 	n := &node{logged: &lockedBuffer{}}
 	c := Config{Logger: slog.New(slog.NewTextHandler(n.logged, nil))}
-	c.Append = func(_ context.Context, e eventstore.Entry) error {
+	c.Append = func(_ context.Context, e eventstore.Entry) (Durability, error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.entries = append(n.entries, e)
-		return nil
+		return Logged, nil
 	}
 	for _, p := range Providers {
 		c.Sources = append(c.Sources, Source{Name: p.Name, Provider: p.Name, Secrets: []Secret{secretOf(p.Name)}})
@@ -343,7 +343,9 @@ func TestAppendErrors(t *testing.T) {
 		{&domain.Error{Class: domain.TooLarge, Field: "body", Message: "at most 5"}, 413},
 		{errors.New("broker 10.0.0.1"), 500},
 	} {
-		n := newNode(t, func(cfg *Config) { cfg.Append = func(context.Context, eventstore.Entry) error { return c.err } })
+		n := newNode(t, func(cfg *Config) {
+			cfg.Append = func(context.Context, eventstore.Entry) (Durability, error) { return "", c.err }
+		})
 		a := do(t, n.signed(t, "github", jsonType, "{}"))
 		if a.status != c.status || strings.Contains(a.body, "10.0.0.1") {
 			t.Errorf("%v: %d %s", c.err, a.status, a.body)
@@ -360,9 +362,9 @@ func TestAppendErrors(t *testing.T) {
 func TestAnAppendOverBudgetIs503(t *testing.T) {
 	n := newNode(t, func(c *Config) {
 		c.Budget = time.Millisecond
-		c.Append = func(ctx context.Context, _ eventstore.Entry) error {
+		c.Append = func(ctx context.Context, _ eventstore.Entry) (Durability, error) {
 			<-ctx.Done()
-			return ctx.Err()
+			return Logged, ctx.Err()
 		}
 	})
 	a := do(t, n.signed(t, "github", jsonType, "{}"))
@@ -377,11 +379,11 @@ func TestAHangUpDoesNotCancelTheAppend(t *testing.T) {
 	writing, gone, result := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	n := newNode(t, func(c *Config) {
 		c.Budget = time.Hour
-		c.Append = func(ctx context.Context, _ eventstore.Entry) error {
+		c.Append = func(ctx context.Context, _ eventstore.Entry) (Durability, error) {
 			close(writing)
 			<-gone
 			result <- ctx.Err()
-			return nil
+			return Logged, nil
 		}
 	})
 	inner := n.handler
@@ -415,10 +417,10 @@ func TestBytesInFlightAreBounded(t *testing.T) {
 		for i := range c.Sources[1:] {
 			c.Sources[i+1].MaxBody = 1 << 10
 		}
-		c.Append = func(context.Context, eventstore.Entry) error {
+		c.Append = func(context.Context, eventstore.Entry) (Durability, error) {
 			entered <- struct{}{}
 			<-release
-			return nil
+			return Logged, nil
 		}
 	})
 	big := `{"x":"` + strings.Repeat("x", 80<<10) + `"}`
@@ -529,12 +531,12 @@ func TestParsedBodiesCount(t *testing.T) {
 			c.Sources[i].MaxBody = 8 << 10
 		}
 		c.Sources[0].Stream = `"x"`
-		c.Append = func(context.Context, eventstore.Entry) error {
+		c.Append = func(context.Context, eventstore.Entry) (Durability, error) {
 			once.Do(func() {
 				close(entered)
 				<-release
 			})
-			return nil
+			return Logged, nil
 		}
 	})
 	body := `{"x":"` + strings.Repeat("x", 4<<10) + `"}` // two of them fit, two of their trees don't
@@ -620,7 +622,7 @@ func TestTraceParent(t *testing.T) {
 func BenchmarkReceive(b *testing.B) {
 	h, err := New(Config{
 		Sources: []Source{{Name: "github", Provider: "github", Secrets: []Secret{secretOf("github")}}},
-		Append:  func(context.Context, eventstore.Entry) error { return nil },
+		Append:  func(context.Context, eventstore.Entry) (Durability, error) { return Logged, nil },
 	})
 	if err != nil {
 		b.Fatal(err)
