@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/parsers/yaml"
@@ -29,6 +30,31 @@ type Config struct {
 	Kafka   KafkaConfig             `koanf:"kafka"`
 	Sources map[string]SourceConfig `koanf:"sources"`
 	Auth    AuthConfig              `koanf:"auth"`
+	// PublicURL is where providers reach this node: https://hooks.example.com. Those that sign the address they call need
+	// it, because behind a proxy the request has another one.
+	PublicURL string `koanf:"public_url"`
+	// Providers are rows of your own, beside the built-in ones.
+	Providers map[string]ProviderConfig `koanf:"providers"`
+	// TrustedProxies are address ranges whose word about who asked them is taken, in ProxyHeader: X-Forwarded-For, the
+	// default, or Forwarded. None: the other end of a connection is the sender.
+	TrustedProxies []string `koanf:"trusted_proxies"`
+	ProxyHeader    string   `koanf:"proxy_header"`
+	// KeepRefused is how many refused requests of each source are kept to be looked at. Default 100.
+	KeepRefused int         `koanf:"keep_refused"`
+	Spool       SpoolConfig `koanf:"spool"`
+
+	Deliveries DeliveriesConfig `koanf:"deliveries"`
+	Feeds      FeedsConfig      `koanf:"feeds"`
+	TLS        TLSConfig        `koanf:"tls"`
+}
+
+// SpoolConfig says how deliveries wait on this node's disk, in Data, while Kafka is away.
+type SpoolConfig struct {
+	// MaxBytes bounds them on disk. 0: none; then they are refused instead. Default 1 GiB.
+	MaxBytes int64 `koanf:"max_bytes"`
+	// After is how long Kafka may take to acknowledge a delivery before it is spooled. Default 1.5 s, at most 2 s,
+	// because a webhook is answered within 2.5.
+	After time.Duration `koanf:"after"`
 }
 
 // KafkaConfig says where the log is.
@@ -47,12 +73,31 @@ type KafkaConfig struct {
 // SourceConfig is one sender of webhooks, known by its key in Sources: POST /hooks/‹key›.
 type SourceConfig struct {
 	Provider string `koanf:"provider"`
-	// Secrets are references, env:NAME or file:PATH. A delivery may be signed with any of them.
-	Secrets []string `koanf:"secrets"`
+	// Secrets are references, env:NAME or file:PATH, with or without dates. A delivery may be signed with any that counts.
+	Secrets []SecretRef `koanf:"secrets"`
 	// Stream is a CEL expression for the key of a delivery's stream. Empty: the provider's default.
 	Stream string `koanf:"stream"`
 	// MaxBody bounds a body in bytes. 0: the provider's default.
 	MaxBody int64 `koanf:"max_body"`
+	// Handshake says when challenges that nobody signs are answered: while the source is armed, always, or off.
+	Handshake string `koanf:"handshake"`
+	// VerifyToken is a reference to what the provider's handshake shows or wants to see.
+	VerifyToken string `koanf:"verify_token"`
+	// Verification is empty, or "none" for a source that takes what nobody has signed.
+	Verification string `koanf:"verification"`
+	// When are rules that a verified delivery must fulfil to be kept.
+	When Rules `koanf:"when"`
+	// Allow are address ranges that deliveries come from, and AllowFile a file of further ones, read again when it
+	// changes. Neither: from everywhere.
+	Allow     []string     `koanf:"allow"`
+	AllowFile string       `koanf:"allow_file"`
+	Limits    LimitsConfig `koanf:"limits"`
+	// ContentTypes are the media types that are taken, also text/* and */*. None: those of the provider.
+	ContentTypes []string `koanf:"content_types"`
+	// PublicURL is the address under which the provider knows the source, if it isn't that of Config with /hooks/‹key›.
+	PublicURL string `koanf:"public_url"`
+	// Tolerance is how old a timestamp may be, and how far in the future. 0: what the provider's row says.
+	Tolerance time.Duration `koanf:"tolerance"`
 
 	literal []string // development secrets, which stand in the documentation anyway
 }
@@ -68,6 +113,7 @@ func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", Data: "./penstock-data",
 		Kafka: KafkaConfig{Embedded: "127.0.0.1:9092", Prefix: "penstock", Partitions: 8, Replication: 1},
+		Spool: SpoolConfig{MaxBytes: 1 << 30, After: 1500 * time.Millisecond}, Deliveries: defaultDeliveries,
 	}
 }
 
@@ -92,7 +138,9 @@ func DevelopmentConfig() Config {
 }
 
 // envKeys are the keys that the environment can set.
-var envKeys = []string{"listen", "data", "kafka.brokers", "kafka.embedded", "kafka.prefix", "kafka.partitions", "kafka.replication", "auth.tokens"}
+var envKeys = []string{"listen", "data", "kafka.brokers", "kafka.embedded", "kafka.prefix", "kafka.partitions", "kafka.replication", "auth.tokens",
+	"spool.max_bytes", "spool.after", "tls.cert", "tls.key", "feeds.max_connections", "feeds.max_per_ip", "feeds.max_per_token", "feeds.memory", "feeds.lifetime", "feeds.origins", "feeds.deflate", "deliveries.keep", "deliveries.max",
+	"public_url", "trusted_proxies", "proxy_header", "keep_refused"}
 
 // envKey returns the key that an environment variable sets, or "".
 func envKey(variable string) string {
@@ -106,8 +154,9 @@ func envKey(variable string) string {
 
 // keyRules are all keys of the file; anything else is a typing mistake that would silently change nothing.
 var keyRules = []*regexp.Regexp{
-	regexp.MustCompile(`^(listen|data|kafka\.(brokers|embedded|prefix|partitions|replication)|auth\.tokens)$`),
-	regexp.MustCompile(`^sources\.[^.]+\.(provider|secrets|stream|max_body)$`),
+	regexp.MustCompile(`^(listen|data|public_url|trusted_proxies|proxy_header|keep_refused|kafka\.(brokers|embedded|prefix|partitions|replication)|auth\.tokens|spool\.(max_bytes|after)|tls\.(cert|key)|feeds\.(max_connections|max_per_ip|max_per_token|memory|lifetime|origins|deflate)|deliveries\.(keep|max))$`),
+	regexp.MustCompile(`^sources\.[^.]+\.(provider|secrets|stream|max_body|handshake|verify_token|verification|when|when\.[^.]+|allow|allow_file|limits\.(rate|burst|client_rate|client_burst)|content_types|public_url|tolerance)$`),
+	regexp.MustCompile(`^providers\.[^.]+\.(docs|algorithm|header|encoding|key|layout|prefix|label|separator|assign|message|timestamp\.(header|key|body|unit|tolerance)|type|id|subject|content_types|max_body|inflated|keep)$`),
 }
 
 // LoadConfig reads the file at path and the environment over DefaultConfig, and checks all of it. The error holds every
@@ -140,7 +189,7 @@ func LoadConfig(path string, environ []string) (Config, error) {
 	}
 	err = k.Load(env.Provider(".", env.Opt{EnvironFunc: func() []string { return environ }, TransformFunc: func(name, value string) (string, any) {
 		key := envKey(name)
-		if key == "kafka.brokers" || key == "auth.tokens" {
+		if key == "kafka.brokers" || key == "auth.tokens" || key == "feeds.origins" || key == "trusted_proxies" {
 			return key, strings.Split(value, ",")
 		}
 		return key, value // an empty key is left out
@@ -148,7 +197,9 @@ func LoadConfig(path string, environ []string) (Config, error) {
 	if err != nil {
 		return c, err
 	}
-	err = k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{Result: &c, WeaklyTypedInput: true}})
+	err = k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
+		Result: &c, WeaklyTypedInput: true, DecodeHook: mapstructure.ComposeDecodeHookFunc(decodeSecretRef, decodeRules, mapstructure.StringToTimeDurationHookFunc()),
+	}})
 	if err != nil {
 		problems = append(problems, fmt.Errorf("%s: %w", path, err))
 	}
@@ -224,8 +275,28 @@ func (c Config) problems() (all []problem) {
 	if c.Kafka.Replication < 1 {
 		add("kafka.replication", "at least 1, not %d", c.Kafka.Replication)
 	}
+	if m := c.Spool.MaxBytes; m != 0 && (m < 1<<20 || m > 1<<40) {
+		add("spool.max_bytes", "between 1 MiB and 1 TiB, or 0 for no spool, not %d", m)
+	}
+	if a := c.Spool.After; c.Spool.MaxBytes > 0 && (a < 50*time.Millisecond || a > 2*time.Second) {
+		add("spool.after", "between 50ms and 2s, not %s", a)
+	}
+	all = append(all, c.Deliveries.problems()...)
+	all = append(all, c.Feeds.problems()...)
+	all = append(all, c.TLS.problems()...)
+	if _, err := c.proxies(); err != nil {
+		add("trusted_proxies", "%w", err)
+	}
+	if h := c.ProxyHeader; h != "" && !strings.EqualFold(h, "X-Forwarded-For") && !strings.EqualFold(h, "Forwarded") {
+		add("proxy_header", "X-Forwarded-For or Forwarded, not %q", h)
+	}
+	if c.KeepRefused < 0 || c.KeepRefused > 10_000 {
+		add("keep_refused", "between 0 and 10000, not %d", c.KeepRefused)
+	}
+	all = append(all, c.openDoors()...)
+	all = append(all, c.rowProblems()...)
 	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
-		for _, p := range c.Sources[name].problems(name) {
+		for _, p := range c.Sources[name].problems(c, name) {
 			all = append(all, problem{"sources." + name + p.key, p.err})
 		}
 	}
@@ -240,11 +311,21 @@ func (c Config) problems() (all []problem) {
 }
 
 // problems checks one source by having package ingress build it alone.
-func (s SourceConfig) problems(name string) (all []problem) {
-	if _, ok := ingress.ProviderNamed(s.Provider); !ok {
-		return []problem{{".provider", fmt.Errorf("no provider %q; there are %s", s.Provider, strings.Join(providerNames(), ", "))}}
+func (s SourceConfig) problems(c Config, name string) (all []problem) {
+	if _, own := c.Providers[s.Provider]; own {
+		if _, ok := c.Provider(s.Provider); !ok {
+			return nil // said of the row
+		}
+	} else if _, ok := ingress.ProviderNamed(s.Provider); !ok {
+		return []problem{{".provider", fmt.Errorf("no provider %q; there are %s", s.Provider, strings.Join(append(sortedKeys(c.Providers), providerNames()...), ", "))}}
 	}
-	source, err := s.source(name)
+	if err := checkSecrets(s.Secrets, time.Now()); err != nil {
+		return []problem{{".secrets", err}}
+	}
+	if found := s.conditionProblems(); len(found) > 0 {
+		return found
+	}
+	source, err := c.source(name)
 	if err != nil {
 		return []problem{{".secrets", err}}
 	}
@@ -263,18 +344,26 @@ func providerNames() (names []string) {
 
 // source resolves the secrets.
 func (s SourceConfig) source(name string) (ingress.Source, error) {
-	out := ingress.Source{Name: name, Provider: s.Provider, Stream: s.Stream, MaxBody: s.MaxBody}
+	out := ingress.Source{Name: name, Provider: s.Provider, Stream: s.Stream, MaxBody: s.MaxBody, Handshake: s.Handshake}
 	for _, l := range s.literal {
-		out.Secrets = append(out.Secrets, ingress.Secret(l))
+		out.Secrets = append(out.Secrets, ingress.Key{Secret: ingress.Secret(l)})
 	}
 	for _, ref := range s.Secrets {
-		secret, err := resolve(ref)
+		secret, err := resolve(ref.Ref)
 		if err != nil {
 			return out, err
 		}
-		out.Secrets = append(out.Secrets, ingress.Secret(secret))
+		out.Secrets = append(out.Secrets, ingress.Key{Secret: ingress.Secret(secret), From: ref.From, Until: ref.Until})
 	}
-	if len(out.Secrets) == 0 {
+	if s.VerifyToken != "" {
+		token, err := resolve(s.VerifyToken)
+		if err != nil {
+			return out, fmt.Errorf("verify_token: %w", err)
+		}
+		out.VerifyToken = token
+	}
+	s.conditions(&out)
+	if len(out.Secrets) == 0 && !out.Unverified && !ingress.TeachesSecret(s.Provider) {
 		return out, errors.New("a source needs a secret: without one anybody could send in its name")
 	}
 	return out, nil

@@ -115,6 +115,7 @@ kafka:
 sources:
   stripe: {provider: stripe, secrets: ["env:CRASH_SECRET"]}
   github: {provider: github, secrets: ["env:CRASH_SECRET"]}
+  meta: {provider: meta, secrets: ["env:CRASH_SECRET"]}
 `, filepath.Join(dir, "data"), kafka, c.prefix))
 	c.url.Store("http://127.0.0.1:1") // nobody
 	for i := range 5 {
@@ -122,6 +123,9 @@ sources:
 	}
 	for i := range 3 {
 		c.senders.Go(func() { c.sendCommands(i) })
+	}
+	for i := range 2 {
+		c.senders.Go(func() { c.sendBatches(i) })
 	}
 	t.Cleanup(func() {
 		c.stopping.Store(true)
@@ -242,6 +246,58 @@ func (c *crash) sendDeliveries(sender int) {
 			charged = append(charged, r)
 		}
 		if i%10 == 9 { // a provider that repeats what was acknowledged
+			if _, ok := c.send(request); !ok {
+				return
+			}
+		}
+	}
+}
+
+// sendBatches is one of the senders of batches. Each batch has new items and some of those before it, so that an item that
+// is split off twice, or not at all, shows like any other delivery.
+func (c *crash) sendBatches(sender int) {
+	random := rand.New(rand.NewPCG(c.seed, uint64(200+sender)))
+	meta, ok := ingress.ProviderNamed("meta")
+	if !ok {
+		c.t.Error("no provider meta")
+		return
+	}
+	item := func(n int) (id, text string) {
+		id = fmt.Sprintf("wamid.%d.%d", sender, n)
+		return id, fmt.Sprintf(`{"field":"messages","value":{"messages":[{"id":%q,"from":"%d"}]}}`, id, n%7)
+	}
+	for next := 0; !c.stopping.Load(); {
+		var items []string
+		var fresh []receipt
+		for range 1 + random.IntN(20) {
+			id, text := item(next)
+			items, fresh = append(items, text), append(fresh, receipt{source: "meta", id: id})
+			next++
+		}
+		for range random.IntN(3) {
+			_, text := item(random.IntN(next))
+			items = append(items, text)
+		}
+		random.Shuffle(len(items), func(i, j int) { items[i], items[j] = items[j], items[i] })
+		body := `{"object":"whatsapp_business_account","entry":[{"id":"W","changes":[` + strings.Join(items, ",") + `]}]}`
+		d := ingress.Delivery{Provider: meta, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(body)}
+		request := func(url string) (*http.Request, error) {
+			return d.Request(context.Background(), url, "meta", ingress.Secret(crashSecret), time.Now())
+		}
+		a, ok := c.send(request)
+		if !ok {
+			return
+		}
+		var accepted struct{ ID string }
+		if err := json.Unmarshal(a.body, &accepted); err != nil {
+			c.t.Errorf("batch: %s: %v", a, err)
+			return
+		}
+		c.note(receipt{source: "meta", id: accepted.ID})
+		for _, r := range fresh {
+			c.note(r)
+		}
+		if random.IntN(10) == 0 {
 			if _, ok := c.send(request); !ok {
 				return
 			}

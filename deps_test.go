@@ -21,9 +21,10 @@ var ours = map[string][]string{
 	"projections":               {"domain", "eventstore"},
 	"projections/balances":      {"domain", "domain/billing", "eventstore", "projections"},
 	"egress":                    {"domain", "eventstore"},
-	"api":                       {"domain", "eventstore", "ingress", "commands", "projections", "egress"},
+	"replays":                   {"domain", "eventstore", "projections"},
+	"api":                       {"domain", "eventstore", "ingress", "commands", "projections", "egress", "replays"},
 	"web":                       {},
-	"":                          {"domain", "eventstore", "ingress", "commands", "projections", "egress", "api", "web"},
+	"":                          {"domain", "eventstore", "ingress", "commands", "projections", "egress", "replays", "api", "web"},
 	"cmd/penstock":              {"", "domain", "domain/billing", "projections", "projections/balances"},
 }
 

@@ -36,7 +36,7 @@ func run(ctx context.Context, app App, args []string, stdout, stderr io.Writer) 
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(devCommand(app), serveCommand(app), checkCommand(app), sendCommand(), parkedCommand(), topicsCommand(),
+	root.AddCommand(devCommand(app), serveCommand(app), checkCommand(app), sendCommand(), listenCommand(), sourcesCommand(), parkedCommand(), projectionsCommand(), rebuildCommand(), replayCommand(), topicsCommand(),
 		versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "penstock: "+oneLine(err))
@@ -76,6 +76,8 @@ func serveCommand(app App) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			node.load = func() (Config, error) { return LoadConfig(file, os.Environ()) }
+			defer node.reloadOnHangup(cmd.Context())()
 			go func() {
 				select {
 				case <-node.Started():

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/penstock-io/penstock/eventstore"
 	"github.com/penstock-io/penstock/ingress"
 	"github.com/penstock-io/penstock/projections"
+	"github.com/penstock-io/penstock/replays"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
@@ -53,9 +55,16 @@ type Node struct {
 	writers  *commands.Writers
 	outcomes *commands.Outcomes
 	pressure *commands.Pressure
+	replays  *replays.Replays
+	spool    *ingress.Spool
 	hooks    *ingress.Handler
+	auth     atomic.Pointer[[][32]byte] // hashes of the bearer tokens; replaced by Reload
 	feeds    *egress.Feeds
 	since    time.Time
+
+	reloading sync.Mutex
+	reloads   *prometheus.CounterVec
+	load      func() (Config, error) // reads the configuration file again; nil without one
 }
 
 // NewNode checks the configuration and the business, and starts nothing.
@@ -67,14 +76,12 @@ func NewNode(cfg Config, app App, logger *slog.Logger) (*Node, error) {
 	if _, err := commands.New(commands.Config{Types: app.Types, Deciders: app.Deciders, Policies: app.Policies}); err != nil {
 		return nil, err
 	}
-	// A source's name is the category of its streams. Under a decider's, anybody's webhooks would stand among the events
-	// that it decides on.
-	for _, d := range app.Deciders {
-		if _, taken := cfg.Sources[d.Owns()]; taken {
-			return nil, fmt.Errorf("sources.%s: the business decides over the streams of category %q; call the source something else", d.Owns(), d.Owns())
-		}
+	if err := cfg.besides(app); err != nil {
+		return nil, err
 	}
-	return &Node{cfg: cfg, app: app, logger: logger, started: make(chan struct{}), metrics: prometheus.NewRegistry()}, nil
+	return &Node{
+		cfg: cfg, app: app, logger: logger, started: make(chan struct{}), metrics: prometheus.NewRegistry(), reloads: newReloads(),
+	}, nil
 }
 
 // Started is closed once the node answers requests. URL and Brokers are known then.
@@ -95,12 +102,12 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer unlock()
-	listener, err := net.Listen("tcp", n.cfg.Listen)
+	listener, err := (&net.ListenConfig{Control: vanish}).Listen(ctx, "tcp", n.cfg.Listen)
 	if err != nil {
 		return &startError{flag: "--listen", err: fmt.Errorf("HTTP can't listen on %s: %w", n.cfg.Listen, cause(err))}
 	}
 	defer listener.Close() // again by the server; harmless
-	n.url = "http://" + listener.Addr().String()
+	n.url = n.cfg.scheme() + listener.Addr().String()
 
 	if n.brokers = n.cfg.Kafka.Brokers; len(n.brokers) == 0 {
 		broker, err := eventstore.StartEmbedded(n.cfg.Kafka.Embedded, filepath.Join(n.cfg.Data, "kafka"), n.logger)
@@ -114,7 +121,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer cancel()
 	n.log, err = eventstore.Open(opening, eventstore.Config{
 		Brokers: n.brokers, Prefix: n.cfg.Kafka.Prefix, Partitions: n.cfg.Kafka.Partitions, Replication: n.cfg.Kafka.Replication,
-		Logger: n.logger, Metrics: n.metrics,
+		TailBytes: n.cfg.Feeds.Memory, Logger: n.logger, Metrics: n.metrics,
 	})
 	if err != nil {
 		if ctx.Err() != nil {
@@ -125,7 +132,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer n.log.Close()
 	n.engine, err = projections.New(projections.Config{
 		Log: n.log, Dir: filepath.Join(n.cfg.Data, "projections"), Logger: n.logger, Metrics: n.metrics,
-		Projections: append([]projections.Projection{eventstore.StreamsFold{}, projections.Deliveries{}, projections.Parked{}}, n.app.Projections...),
+		Projections: append([]projections.Projection{eventstore.StreamsFold{}, n.cfg.Deliveries.projection(), projections.Parked{}}, n.app.Projections...),
+		Yield:       func() bool { return n.writers.Pressed() }, // set before the engine runs
 	})
 	if err != nil {
 		return err
@@ -138,6 +146,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err := n.compose(); err != nil {
 		return err
 	}
+	defer n.spool.Close()
 	server, err := n.server()
 	if err != nil {
 		return err
@@ -146,59 +155,70 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		// Together less than the ten seconds that a stop may take.
 		{"log", n.log.Run, time.Second},
 		{"projections", n.engine.Run, time.Second},
-		{"outcomes", n.outcomes.Run, 500 * time.Millisecond},
-		{"pressure", n.pressure.Run, 500 * time.Millisecond},
+		{"outcomes", n.outcomes.Run, 300 * time.Millisecond},
+		{"pressure", n.pressure.Run, 300 * time.Millisecond},
+		{"spool", n.spool.Run, 400 * time.Millisecond},
 		{"writers", n.writers.Run, 3 * time.Second},
+		{"replays", n.replays.Run, 400 * time.Millisecond},
+		{"addresses", n.hooks.Run, 100 * time.Millisecond},
 		{"http", func(ctx context.Context) error { return n.serve(ctx, server, listener) }, 3500 * time.Millisecond},
 	})
 }
 
 // compose builds the engines over the open log and tables.
 func (n *Node) compose() (err error) {
-	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.metrics.MustRegister(n.reloads, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	streams, _ := n.engine.View(eventstore.StreamsFold{}.Name())
 	n.history = eventstore.NewHistory(n.log, streams.Table())
 	n.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "penstock_order_violations",
 		Help: "Events of other programs that broke their stream's order and were left out."}, func() float64 {
-		count, err := n.history.Violations()
+		_, count, err := n.history.Violations(0)
 		if err != nil {
 			return math.NaN()
 		}
 		return float64(count)
 	}))
 	n.pressure = commands.NewPressure(n.log, n.history, commands.DefaultLagLimit, n.metrics)
+	n.spool, err = ingress.OpenSpool(ingress.SpoolConfig{
+		Dir: filepath.Join(n.cfg.Data, "spool"), MaxBytes: n.cfg.Spool.MaxBytes, After: n.cfg.Spool.After, Append: n.pressure.Append, AppendAll: n.pressure.AppendAll,
+		Partitions: n.log.Partitions(), PartitionOf: n.log.PartitionOf, Logger: n.logger, Registerer: n.metrics,
+	})
+	if err != nil {
+		return fmt.Errorf("open the spool: %w", err)
+	}
 	n.outcomes = commands.NewOutcomes(n.log, n.pressure.Append)
+	if err := n.composeReplays(); err != nil {
+		return err
+	}
 	n.writers, err = commands.New(commands.Config{
 		Log: n.log, History: n.history, Types: n.app.Types, Deciders: n.app.Deciders, Policies: n.app.Policies,
+		Split:     func(e eventstore.Entry) ([]eventstore.Entry, error) { return n.hooks.Split(e) }, // there before the writers run
 		Snapshots: n.snaps, Commits: commitsFor(n.cfg), Logger: n.logger, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
 	}
-	var sources []ingress.Source
-	for _, name := range sortedKeys(n.cfg.Sources) {
-		s, err := n.cfg.Sources[name].source(name)
-		if err != nil {
-			return fmt.Errorf("source %s: %w", name, err)
-		}
-		sources = append(sources, s)
-	}
-	if n.hooks, err = ingress.New(ingress.Config{Sources: sources, Append: n.store, Logger: n.logger, Registerer: n.metrics}); err != nil {
+	sources, err := n.cfg.ingressSources()
+	if err != nil {
 		return err
 	}
-	n.feeds, err = egress.New(egress.Config{Logger: n.logger, Registerer: n.metrics})
+	proxies, err := n.cfg.proxies()
+	if err != nil {
+		return fmt.Errorf("trusted_proxies: %w", err)
+	}
+	if n.hooks, err = ingress.New(ingress.Config{
+		Sources: sources, Append: n.spool.Append, SecretsDir: filepath.Join(n.cfg.Data, "secrets"), Proxies: proxies, KeepRefused: n.cfg.KeepRefused, Logger: n.logger, Registerer: n.metrics,
+	}); err != nil {
+		return err
+	}
+	n.feeds, err = n.newFeeds()
 	return err
-}
-
-// store puts a delivery into the log.
-func (n *Node) store(ctx context.Context, e eventstore.Entry) (ingress.Durability, error) {
-	return ingress.Logged, n.pressure.Append(ctx, e)
 }
 
 // serve answers requests until ctx ends: then the feeds are told and end, and requests in hand are finished.
 func (n *Node) serve(ctx context.Context, server *http.Server, listener net.Listener) error {
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
+	go func() { failed <- n.accept(server, listener) }()
 	close(n.started)
 	select {
 	case err := <-failed:
@@ -210,6 +230,7 @@ func (n *Node) serve(ctx context.Context, server *http.Server, listener net.List
 	defer cancel()
 	if err := n.feeds.Drain(patience); err != nil {
 		n.logger.Warn("feeds are cut", "error", err)
+		n.feeds.Close()
 	}
 	if err := server.Shutdown(patience); err != nil {
 		n.logger.Warn("requests are cut", "error", err)
@@ -226,6 +247,7 @@ func (n *Node) notReady() (reasons []string) {
 	for _, p := range n.log.Problems() {
 		reasons = append(reasons, p.Text)
 	}
+	reasons = append(reasons, n.spool.Depth().Problems...)
 	owned := n.writers.Owned()
 	if !n.log.Joined() {
 		reasons = append(reasons, "the partitions are being divided among the nodes")

@@ -18,8 +18,11 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/penstock-io/penstock/commands"
 	"github.com/penstock-io/penstock/domain"
+	"github.com/penstock-io/penstock/egress"
 	"github.com/penstock-io/penstock/eventstore"
+	"github.com/penstock-io/penstock/ingress"
 	"github.com/penstock-io/penstock/projections"
+	"github.com/penstock-io/penstock/replays"
 )
 
 // Config is what the surface stands on.
@@ -29,7 +32,6 @@ type Config struct {
 	Engine   *projections.Engine
 	Outcomes *commands.Outcomes
 	Types    domain.Types
-	Sources  []SourceInfo
 
 	Version  string   // of this build
 	Brokers  []string // for /v1/status
@@ -38,17 +40,21 @@ type Config struct {
 	Ready func() []string
 	// Owned returns the partitions whose writer is this node, and whether it serves each of them already. Nil for none.
 	Owned func() map[int32]bool
+	// Replays has deliveries handled once more. Nil: this node can't, and doesn't show their requests either.
+	Replays *replays.Replays
 	// Feeds counts the open feeds. Nil for none.
-	Feeds  func() int
+	Feeds func() int
+	// Subscriptions serves the feeds: pages that wait count among them, and operators see and end them. Nil for none.
+	Subscriptions *egress.Feeds
+	// Hooks is what takes webhooks in. Nil for nothing.
+	Hooks *ingress.Handler
+	// Reload reads the configuration file again and returns how many sources there are now, and which keys need a
+	// restart. Nil without a file.
+	Reload func() (sources int, restart []string, err error)
+	// Spool says what waits on this node's disk. Nil for nothing.
+	Spool  func() ingress.SpoolStatus
 	Clock  func() time.Time // time.Now by default
 	Logger *slog.Logger     // none by default
-}
-
-// SourceInfo is what everybody may know of a configured source.
-type SourceInfo struct {
-	Name     string `json:"name"`
-	Provider string `json:"provider" example:"github"`
-	URL      string `json:"url" doc:"Path that takes its webhooks" example:"/hooks/github"`
 }
 
 // MaxBody bounds a command's body in bytes.
@@ -64,8 +70,8 @@ type server struct {
 // Register checks cfg and adds every operation, the OpenAPI document and its page to mux. The caller may add further
 // operations to the returned API's document until the first request.
 //
-// GET /v1/events and …/changes are feeds as well: whoever owns mux takes their requests with Accept: text/event-stream
-// before they get here.
+// GET /v1/events and …/changes are feeds as well: whoever owns mux takes the requests that egress.Wants over before they
+// get here.
 func Register(mux *http.ServeMux, cfg Config) (huma.API, error) {
 	var problems []error
 	for _, need := range []struct {
@@ -101,7 +107,12 @@ func Register(mux *http.ServeMux, cfg Config) (huma.API, error) {
 		return nil, err
 	}
 	s.registerProjections()
+	s.registerRebuilds()
+	s.registerSubscriptions()
 	s.registerDeliveries()
+	s.registerSources()
+	s.registerReplays()
+	s.registerHandshakes()
 	s.registerParked()
 	s.registerNode()
 	s.documentHooks()
@@ -230,6 +241,9 @@ type answered struct {
 	Link        string `header:"Link" hidden:"true"`
 	Position    string `header:"Penstock-Position" hidden:"true"`
 	Applied     string `header:"Preference-Applied" hidden:"true"`
+	Cache       string `header:"Cache-Control" hidden:"true"`
+	Encoding    string `header:"Content-Encoding" hidden:"true"`
+	Vary        string `header:"Vary" hidden:"true"`
 	Body        []byte
 }
 
@@ -285,6 +299,7 @@ var refusals = map[int]string{
 	http.StatusGone:                  "/problems/expired: the log no longer reaches back to the cursor; earliest says where it begins",
 	http.StatusPreconditionFailed:    "/problems/conflict: the stream is at another version than If-Match; actual says which",
 	http.StatusRequestEntityTooLarge: "/problems/too-large",
+	http.StatusTooManyRequests:       "/problems/too-many-connections and the like: try again after Retry-After",
 	http.StatusUnsupportedMediaType:  "/problems/unsupported-media-type: the body is not JSON by its Content-Type",
 	http.StatusUnprocessableEntity:   "/problems/invalid: field says which part of the input is wrong",
 	http.StatusInternalServerError:   "/problems/internal, /problems/corrupt: a defect on this side; nothing can be done about it from there",

@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -92,86 +90,6 @@ func TestPagesOfEventsSkipAndRepeatNothing(t *testing.T) {
 	}
 	if got := n.idsOf("from=latest"); len(got) != 0 {
 		t.Errorf("%d events after the latest", len(got))
-	}
-}
-
-// TestPageStopsAnywhereInABatch takes batches apart at every bound and checks that reading on from next gives every
-// record once, per partition in order.
-func TestPageStopsAnywhereInABatch(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
-	zero := eventstore.Position{Next: make([]int64, 3)}
-	for range 300 {
-		// A log of three partitions with holes, where transaction markers stand.
-		var records []*eventstore.Record
-		end := zero.Clone()
-		for i := range rnd.IntN(30) {
-			p := int32(rnd.IntN(3))
-			end.Next[p] += int64(rnd.IntN(2))
-			records = append(records, &eventstore.Record{Partition: p, Offset: end.Next[p], Event: &domain.Event{
-				ID: strconv.Itoa(i), Type: []string{"a", "b"}[rnd.IntN(2)], Stream: "s/x", Version: 1}})
-			end.Next[p]++
-		}
-		for p := range end.Next {
-			end.Next[p] += int64(rnd.IntN(2))
-		}
-		filter, err := egress.ParseFilter(url.Values{"type": {"a"}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		limit := 1 + rnd.IntN(5)
-		var want, got []string
-		for _, r := range records {
-			if r.Event.Type == "a" {
-				want = append(want, r.Event.ID)
-			}
-		}
-		at := zero
-		for pages := 0; !at.Covers(end); pages++ {
-			if pages > len(records)+1 {
-				t.Fatal("the pages don't end")
-			}
-			b := &eventstore.Batch{Next: end}
-			for _, r := range records {
-				if r.Offset >= at.Next[r.Partition] {
-					b.Records = append(b.Records, r)
-				}
-			}
-			p := pageOf(at, filter, limit)
-			p.take(b)
-			var doc struct{ Items []struct{ ID string } }
-			if err := json.Unmarshal(p.document(), &doc); err != nil {
-				t.Fatal(err)
-			}
-			if len(doc.Items) > limit {
-				t.Fatalf("%d items, limit %d", len(doc.Items), limit)
-			}
-			for _, e := range doc.Items {
-				got = append(got, e.ID)
-			}
-			at = p.next
-		}
-		if !slices.Equal(got, want) {
-			t.Fatalf("got %v, want %v", got, want)
-		}
-	}
-}
-
-func TestPageIsBoundedInBytes(t *testing.T) {
-	big := make([]byte, pageBytes/2+1)
-	for i := range big {
-		big[i] = ' '
-	}
-	copy(big, "1")
-	b := &eventstore.Batch{Next: eventstore.Position{Next: []int64{9}}}
-	for i := range 9 {
-		b.Records = append(b.Records, &eventstore.Record{Offset: int64(i), Event: &domain.Event{ID: "x", ContentType: "text/plain", Data: big}})
-	}
-	p := pageOf(eventstore.Position{Next: []int64{0}}, egress.Filter{}, 1000)
-	p.take(b)
-	if p.items != 2 || p.next.Next[0] != 2 {
-		t.Errorf("%d items up to %v", p.items, p.next.Next)
 	}
 }
 
@@ -265,7 +183,8 @@ func TestCursorsAreRefusedNeverMoved(t *testing.T) {
 
 func TestExpiredTellsWhereTheLogBegins(t *testing.T) {
 	n := newNode(t, false)
-	p := ProblemOf((&server{Config: n.cfg}).expired(t.Context(), eventstore.ErrExpired))
+	earliest := egress.Events(n.cfg.Log, n.cfg.Log.Topics.Events).Earliest
+	p := ProblemOf(WithEarliest(t.Context(), eventstore.ErrExpired, earliest))
 	if p.Status != 410 || p.Type != "/problems/expired" {
 		t.Errorf("%+v", p)
 	}
@@ -445,7 +364,8 @@ func TestRows(t *testing.T) {
 	n.get("/v1/projections/nothing/rows/x").problem(404, "not-found")
 	n.get("/v1/projections/nothing").problem(404, "not-found")
 	n.get("/v1/projections/nothing/changes").problem(404, "not-found")
-	if p := n.get("/v1/projections/totals/changes").problem(406, "not-acceptable"); !strings.Contains(p.Detail, "text/event-stream") {
+	n.get("/v1/projections/nothing/changes?snapshot=true").problem(404, "not-found")
+	if p := n.get("/v1/projections/totals/changes?snapshot=true").problem(422, "invalid"); p.Field != "snapshot" {
 		t.Errorf("%+v", p)
 	}
 	var all page[projections.Status]
@@ -502,11 +422,6 @@ func TestDeliveries(t *testing.T) {
 	}
 	if p := n.get("/v1/deliveries?status=lost").problem(422, "invalid"); p.Field != "status" {
 		t.Errorf("%+v", p)
-	}
-	var sources page[SourceInfo]
-	n.get("/v1/sources").is(200).into(&sources)
-	if !slices.Equal(sources.Items, []SourceInfo{{"github", "github", "/hooks/github"}}) {
-		t.Errorf("%+v", sources)
 	}
 }
 

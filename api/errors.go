@@ -44,6 +44,10 @@ var rules = map[domain.Error]answer{
 	{Class: domain.Conflict, Rule: "reset"}:                 {"reset", http.StatusConflict, "The cursor is of another log or generation"},
 	{Class: domain.Conflict, Rule: "expired"}:               {"expired", http.StatusGone, "The log no longer reaches back to the cursor"},
 	{Class: domain.Conflict, Rule: "future"}:                {"future", http.StatusConflict, "The cursor lies beyond the end of the log"},
+	{Class: domain.Conflict, Rule: "entry-expired"}:         entryExpired,
+	{Class: domain.Conflict, Rule: "replay-running"}:        {"replay-running", http.StatusConflict, "Another replay runs on this node"},
+	{Class: domain.Conflict, Rule: "replay-ended"}:          {"replay-ended", http.StatusConflict, "The replay has ended"},
+	{Class: domain.Conflict, Rule: "still-parked"}:          {"still-parked", http.StatusConflict, "The delivery is parked"},
 	{Class: domain.Invalid, Rule: "idempotency-key-reused"}: {"idempotency-key-reused", http.StatusUnprocessableEntity, "The key belongs to another command"},
 }
 

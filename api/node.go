@@ -43,6 +43,22 @@ type nodeStatus struct {
 	Partitions  []partitionStatus    `json:"partitions" nullable:"false" doc:"Partitions whose writer is this node"`
 	Projections []projections.Status `json:"projections" nullable:"false"`
 	Feeds       int                  `json:"feeds" doc:"Open feeds"`
+	Violations  violationStatus      `json:"violations" doc:"Events of other programs that broke their stream's order and were left out"`
+	Spool       spoolStatus          `json:"spool" doc:"Deliveries that wait on this node's disk, because Kafka was away"`
+}
+
+type violationStatus struct {
+	Count int                    `json:"count"`
+	First []eventstore.Violation `json:"first" nullable:"false" doc:"The first hundred"`
+}
+
+type spoolStatus struct {
+	Records  int      `json:"records" doc:"Deliveries that wait"`
+	Bytes    int64    `json:"bytes" doc:"On disk"`
+	MaxBytes int64    `json:"max_bytes" doc:"How many there may be; 0 if nothing is spooled"`
+	Oldest   int64    `json:"oldest_seconds" doc:"Age of the oldest that waits"`
+	Refused  int      `json:"refused" doc:"Set aside, because the log will never take them"`
+	Problems []string `json:"problems" nullable:"false" doc:"What keeps it from working"`
 }
 
 type kafkaStatus struct {
@@ -86,6 +102,19 @@ func (s *server) status(ctx context.Context, _ *struct{}) (*statusAnswer, error)
 	}
 	if s.Feeds != nil {
 		st.Feeds = s.Feeds()
+	}
+	violations, count, err := s.History.Violations(100)
+	if err != nil {
+		return nil, err
+	}
+	st.Violations = violationStatus{count, append([]eventstore.Violation{}, violations...)}
+	st.Spool.Problems = []string{}
+	if s.Spool != nil {
+		d := s.Spool()
+		st.Spool = spoolStatus{d.Records, d.Bytes, d.MaxBytes, 0, d.Refused, append([]string{}, d.Problems...)}
+		if !d.Oldest.IsZero() {
+			st.Spool.Oldest = int64(max(0, now.Sub(d.Oldest)) / time.Second)
+		}
 	}
 	return &statusAnswer{st}, nil
 }

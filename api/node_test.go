@@ -17,6 +17,7 @@ import (
 	"github.com/penstock-io/penstock/commands"
 	"github.com/penstock-io/penstock/domain"
 	"github.com/penstock-io/penstock/eventstore"
+	"github.com/penstock-io/penstock/ingress"
 	"github.com/penstock-io/penstock/projections"
 )
 
@@ -154,10 +155,20 @@ func newNode(t *testing.T, writers bool, change ...func(*Config)) *node {
 	outcomes := commands.NewOutcomes(log, log.Append)
 	w, err := commands.New(commands.Config{Log: log, History: history, Types: types, Deciders: []domain.AnyDecider{counter}, Logger: logger})
 	must(err)
+	hooks, err := ingress.New(ingress.Config{
+		Sources: []ingress.Source{{
+			Name: "github", Provider: "github", Secrets: ingress.Keys(ingress.Secret("secret of the tests")),
+			When: []ingress.Rule{{Name: "opened", Expression: `headers["x-github-event"] != "push"`}}, Allow: []string{"127.0.0.0/8", "192.0.2.0/24"},
+		}},
+		Append: func(ctx context.Context, e eventstore.Entry) (ingress.Durability, error) {
+			return ingress.Logged, log.Append(ctx, e)
+		},
+	})
+	must(err)
 	n = &node{t: t, mux: http.NewServeMux(), log: log, writers: w, logged: logs, broker: broker}
 	n.cfg = Config{
 		Log: log, History: history, Engine: engine, Outcomes: outcomes, Types: types, Version: "test", Logger: logger, Embedded: true, Owned: w.Owned,
-		Sources: []SourceInfo{{"github", "github", "/hooks/github"}},
+		Hooks: hooks,
 	}
 	for _, c := range change {
 		c(&n.cfg)
@@ -202,6 +213,7 @@ func (n *node) settle() {
 		}
 		until(n.t, func() bool { return n.log.TailEnd(topic).Covers(end) })
 		for _, v := range n.cfg.Engine.Views() {
+			until(n.t, func() bool { return v.Status().State != "building" })
 			if at, ok := v.Table().Position(topic); ok {
 				until(n.t, func() bool { at, _ = v.Table().Position(topic); return at.Covers(end) })
 			}

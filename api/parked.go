@@ -174,7 +174,7 @@ func (d parked) get(ctx context.Context, in *ParkedPath) (*parkedAnswer, error) 
 func shown(e eventstore.Entry) *parkedEntry {
 	s := &parkedEntry{
 		ContentType: e.ContentType, Verification: e.Verification, Expected: e.Expected, Correlation: e.Correlation, Causation: e.Causation,
-		Headers: e.Headers, Size: len(e.Body),
+		Headers: masked(e.Headers), Size: len(e.Body),
 	}
 	if len(e.Body) <= shownBody && utf8.Valid(e.Body) && json.Valid(e.Body) {
 		s.Body = e.Body

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/penstock-io/penstock/domain"
+	"github.com/penstock-io/penstock/egress"
 	"github.com/penstock-io/penstock/eventstore"
 	"github.com/penstock-io/penstock/projections"
 )
@@ -41,19 +43,18 @@ func (s *server) registerProjections() {
 		Responses: responds(&huma.Schema{Description: "The row, as the projection wrote it"}, "ETag", "Penstock-Position"),
 		Errors:    refused(http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable),
 	}, s.row)
+	changes := responds(schemaOf[changePage](s), "Link", "Penstock-Position", "Preference-Applied", "ETag")
+	documentFeed(changes)
 	add(s, huma.Operation{
 		OperationID: "follow-changes", Method: http.MethodGet, Path: "/v1/projections/{name}/changes", Tags: tags,
-		Summary: "Follow the changes of a projection's rows",
-		Description: "A feed of Server-Sent Events: ask for it with `Accept: text/event-stream`. Each message is " +
-			"`{\"op\":\"upsert\"|\"delete\",\"key\",\"row\"}`, its `id:` is a cursor, and `Last-Event-ID` resumes on any node. " +
-			"A resumed feed first sends the current row of every key that was touched since.\n\n" +
+		Summary: "Read the changes of a projection's rows, or follow them",
+		Description: "A page of changes, from now on unless told otherwise. " + feedText + "\n\n" +
+			"Whoever resumes first gets the current row of every key that was touched since. With `snapshot=true` a feed begins with " +
+			"every row as it is, and then gives the changes from exactly there.\n\n" +
 			"The `Penstock-Position` of an answer from …/rows is a cursor from which the changes after that answer follow.",
-		Responses: map[string]*huma.Response{"200": {
-			Description: http.StatusText(http.StatusOK),
-			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}}},
-		}},
-		Errors: refused(http.StatusBadRequest, http.StatusNotFound, http.StatusNotAcceptable, http.StatusConflict,
-			http.StatusGone, http.StatusServiceUnavailable),
+		Responses: changes,
+		Errors: refused(http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusGone,
+			http.StatusTooManyRequests, http.StatusServiceUnavailable),
 	}, s.changes)
 }
 
@@ -196,19 +197,43 @@ func (s *server) row(ctx context.Context, in *rowRequest) (*answered, error) {
 	return out.notModified(in.NotMatch, at.Scope), nil
 }
 
-type changesRequest struct {
-	ProjectionPath
-	Cursor string `query:"cursor" doc:"Where to resume"`
-	From   string `query:"from" enum:"latest" doc:"Where to begin without a cursor: latest"`
-	Last   string `header:"Last-Event-ID" doc:"Where to resume; wins over cursor"`
+// change is a row change as a feed writes it.
+type change struct {
+	Op        string          `json:"op" enum:"upsert,delete"`
+	Key       string          `json:"key" example:"cus_9"`
+	Row       json.RawMessage `json:"row,omitempty" doc:"The row, as the projection wrote it; absent when it is deleted"`
+	RowBase64 string          `json:"row_base64,omitempty" doc:"The row if it isn't JSON"`
+	Partition int32           `json:"partition" doc:"With offset and index the change's identity, the same on every node"`
+	Offset    int64           `json:"offset"`
+	Index     int             `json:"index"`
 }
 
-// changes is reached only by those who don't ask for the feed.
-func (s *server) changes(_ context.Context, in *changesRequest) (*struct{}, error) {
-	if _, err := s.view(in.Name); err != nil {
+// changePage is the document of a page of changes; the bytes are written by feedPage.
+type changePage struct {
+	Items []change `json:"items" nullable:"false"`
+	Next  string   `json:"next" doc:"Cursor after these changes; always there. Ask again with it, or with Prefer: wait"`
+	FeedPageMembers
+}
+
+type changesRequest struct {
+	ProjectionPath
+	FeedRequest
+	Snapshot bool   `query:"snapshot" doc:"Feeds only: begin with every row as it is"`
+	Every    string `query:"every" doc:"Of several changes of a row within this time only the newest is sent" example:"500ms"`
+}
+
+// Resolve reads what the page shares with the feed at the same URL, by the feed's own rules.
+func (in *changesRequest) Resolve(ctx huma.Context) []error { return in.resolve(ctx, egress.OfChanges) }
+
+func (s *server) changes(ctx context.Context, in *changesRequest) (*answered, error) {
+	v, err := s.view(in.Name)
+	if err != nil {
 		return nil, err
 	}
-	return nil, statuses[http.StatusNotAcceptable].problem("changes are a feed: ask for it with Accept: text/event-stream")
+	if in.Snapshot {
+		return nil, domain.Invalidf("snapshot", "a page of rows is …/rows; its Penstock-Position is the cursor of the changes after it")
+	}
+	return s.feedPage(ctx, Changes(v), in.request, &in.FeedRequest, false)
 }
 
 // rowCursor is a place between two rows of a projection's generation.

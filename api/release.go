@@ -102,21 +102,29 @@ type Reason struct {
 
 // signed checks who releases and why.
 func (r Reason) signed(operator string) (by, note string, err error) {
-	by, field := r.By, "by"
-	if operator != "" {
-		by, field = operator, "Penstock-Operator"
+	if by, err = operatorOf(operator, r.By); err != nil {
+		return "", "", err
 	}
-	unprintable := func(c rune) bool { return !unicode.IsPrint(c) }
-	by, note = strings.TrimSpace(by), strings.TrimSpace(r.Note)
-	switch {
-	case by == "":
-		return "", "", domain.Invalidf("by", "who releases it is not said: neither by the header Penstock-Operator nor in the body")
-	case !utf8.ValidString(by) || utf8.RuneCountInString(by) > 100 || strings.ContainsFunc(by, unprintable):
-		return "", "", domain.Invalidf(field, "up to 100 printable characters")
-	case note == "":
+	if note = strings.TrimSpace(r.Note); note == "" {
 		return "", "", domain.Invalidf("note", "why it is released is not said")
 	}
 	return by, note, nil
+}
+
+// operatorOf checks who wants something: as the header says, or else the body.
+func operatorOf(header, body string) (by string, err error) {
+	by, field := body, "by"
+	if header != "" {
+		by, field = header, "Penstock-Operator"
+	}
+	unprintable := func(c rune) bool { return !unicode.IsPrint(c) }
+	switch by = strings.TrimSpace(by); {
+	case by == "":
+		return "", domain.Invalidf("by", "who wants it is not said: neither by the header Penstock-Operator nor in the body")
+	case !utf8.ValidString(by) || utf8.RuneCountInString(by) > 100 || strings.ContainsFunc(by, unprintable):
+		return "", domain.Invalidf(field, "up to 100 printable characters")
+	}
+	return by, nil
 }
 
 type releaseRequest struct {

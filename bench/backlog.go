@@ -122,14 +122,16 @@ func copyInbox(ctx context.Context, l *eventstore.Log, brokers []string, prefix 
 // folded.
 func workOff(ctx context.Context, l *eventstore.Log, temp string) (handled, folded time.Duration, err error) {
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	var writers *commands.Writers
 	engine, err := projections.New(projections.Config{Log: l, Dir: filepath.Join(temp, "projections"), Logger: logger,
+		Yield:       func() bool { return writers.Pressed() },
 		Projections: []projections.Projection{eventstore.StreamsFold{}, projections.Deliveries{}, projections.Parked{}}})
 	if err != nil {
 		return 0, 0, err
 	}
 	defer engine.Close()
 	streams, _ := engine.View("streams")
-	writers, err := commands.New(commands.Config{Log: l, History: eventstore.NewHistory(l, streams.Table()), Logger: logger, Commits: 4})
+	writers, err = commands.New(commands.Config{Log: l, History: eventstore.NewHistory(l, streams.Table()), Logger: logger, Commits: 4})
 	if err != nil {
 		return 0, 0, err
 	}

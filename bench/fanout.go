@@ -12,56 +12,73 @@ import (
 	"time"
 )
 
-// fanout compares what it costs to bring one event to many SSE connections.
+// fanout compares what it costs to bring one event to many connections: SSE and WebSocket of a node, and the least that
+// SSE can cost.
 func (b *bench) fanout(ctx context.Context) error {
 	rounds := or(b.rounds, 3)
-	names := []string{"bare-fanout", "penstock"}
-	rows := make([][]spreading, 2) // by contestant, by round
+	names := []string{"bare-fanout", "penstock, SSE", "penstock, WebSocket"}
+	rows := make([][]spreading, len(names)) // by contestant, by round
 	frame := 0
 	for range rounds {
 		// The node goes first: the baseline sends frames of the same length.
-		node, err := b.startNode(ctx, broker{replication: 1})
-		if err != nil {
-			return fmt.Errorf("fanout: %w", err)
+		for i, connect := range []func(context.Context, *process, int, *receipts) (*listeners, error){followers, sockets} {
+			node, err := b.startNode(ctx, broker{replication: 1})
+			if err != nil {
+				return fmt.Errorf("fanout: %w", err)
+			}
+			ours, err := b.spread(ctx, node, connect, func(dst []byte, n, size int) []byte {
+				return delivery(dst, node.addr, node.topic, n, size, time.Now())
+			}, or(b.body, 512))
+			node.stop()
+			if err != nil {
+				return fmt.Errorf("fanout, %s: %w", names[i+1], err)
+			}
+			if i == 0 {
+				frame = ours.frame
+			}
+			rows[i+1] = append(rows[i+1], ours)
 		}
-		ours, err := b.spread(ctx, node, "/v1/events", func(dst []byte, n, size int) []byte {
-			return delivery(dst, node.addr, node.topic, n, size, time.Now())
-		}, or(b.body, 512))
-		node.stop()
-		if err != nil {
-			return fmt.Errorf("fanout, penstock: %w", err)
-		}
-		frame = ours.frame
 		limit, err := b.startRole(ctx, "bare-fanout", broker{})
 		if err != nil {
 			return fmt.Errorf("fanout: %w", err)
 		}
-		bare, err := b.spread(ctx, limit, "/sse", func(dst []byte, _, size int) []byte {
+		bare, err := b.spread(ctx, limit, bareFollowers, func(dst []byte, _, size int) []byte {
 			return publication(dst, limit.addr, size, time.Now())
 		}, frame)
 		limit.stop()
 		if err != nil {
 			return fmt.Errorf("fanout, bare-fanout: %w", err)
 		}
-		rows[0], rows[1] = append(rows[0], bare), append(rows[1], ours)
+		rows[0] = append(rows[0], bare)
 	}
-	fmt.Fprintf(b.out, "\nfanout: one event to %d SSE connections, %d a second for %s, frames of %d bytes, %d rounds in turns\n",
+	fmt.Fprintf(b.out, "\nfanout: one event to %d connections, %d a second for %s, frames of %d bytes, %d rounds in turns\n",
 		b.listeners, or(b.rate, 50), or(b.window, 10*time.Second), frame, rounds)
 	t := newTable(b.out, "round", "", "CPU per delivered event", "× bare", "CPU without connections", "resident per connection", "× bare",
 		"after events", "p50", "p99")
-	var cost, memory []float64
+	cost, memory := make([][]float64, len(names)), make([][]float64, len(names))
 	for round := range rounds {
-		bare, ours := rows[0][round], rows[1][round]
-		cost, memory = append(cost, ours.cost/bare.cost), append(memory, ours.memory/bare.memory)
-		for i, s := range []spreading{bare, ours} {
+		bare := rows[0][round]
+		for i := range names {
+			s := rows[i][round]
+			cost[i], memory[i] = append(cost[i], s.cost/bare.cost), append(memory[i], s.memory/bare.memory)
 			t.row(strconv.Itoa(round+1), names[i], micros(s.cost), times(s.cost/bare.cost), fmt.Sprintf("%.1f %%", 100*s.idle),
 				kib(s.memory), times(s.memory/bare.memory), kib(s.after), ms(percentile(s.latencies, .5)), ms(percentile(s.latencies, .99)))
 		}
 	}
 	t.end()
-	fmt.Fprintf(b.out, "penstock / bare-fanout: %s CPU per delivered event (%s), %s resident per connection (%s); medians of %d rounds\n",
-		times(median(cost)), extent(cost), times(median(memory)), extent(memory), rounds)
+	for i := 1; i < len(names); i++ {
+		fmt.Fprintf(b.out, "%s / bare-fanout: %s CPU per delivered event (%s), %s resident per connection (%s); medians of %d rounds\n",
+			names[i], times(median(cost[i])), extent(cost[i]), times(median(memory[i])), extent(memory[i]), rounds)
+	}
 	return nil
+}
+
+func followers(ctx context.Context, p *process, n int, to *receipts) (*listeners, error) {
+	return listen(ctx, p.addr, "/v1/events", n, to)
+}
+
+func bareFollowers(ctx context.Context, p *process, n int, to *receipts) (*listeners, error) {
+	return listen(ctx, p.addr, "/sse", n, to)
 }
 
 // spreading is one round of one contestant.
@@ -80,7 +97,8 @@ type spreading struct {
 //	─────────────────────────────────────────────────────────────────────────────
 //	                         events × connections
 func (b *bench) spread(
-	ctx context.Context, p *process, path string, publish func(dst []byte, n, size int) []byte, size int,
+	ctx context.Context, p *process, connect func(context.Context, *process, int, *receipts) (*listeners, error),
+	publish func(dst []byte, n, size int) []byte, size int,
 ) (s spreading, err error) {
 	rate, window := or(b.rate, 50), or(b.window, 10*time.Second)
 	sent := 0
@@ -108,7 +126,7 @@ func (b *bench) spread(
 
 	// One connection, to warm up and to learn the length of a frame.
 	one := &receipts{every: 1}
-	ls, err := listen(ctx, p.addr, path, 1, one)
+	ls, err := connect(ctx, p, 1, one)
 	if err != nil {
 		return s, err
 	}
@@ -123,7 +141,7 @@ func (b *bench) spread(
 		return s, err
 	}
 	all := &receipts{every: 16}
-	if ls, err = listen(ctx, p.addr, path, b.listeners, all); err != nil {
+	if ls, err = connect(ctx, p, b.listeners, all); err != nil {
 		return s, err
 	}
 	closing := sync.OnceValue(ls.close)

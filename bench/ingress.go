@@ -241,7 +241,7 @@ func loneIngress(ctx context.Context, r role) error {
 	}
 	defer log.Close()
 	hooks, err := ingress.New(ingress.Config{
-		Sources: []ingress.Source{{Name: source, Provider: "github", Secrets: []ingress.Secret{ingress.Secret(secret)}}},
+		Sources: []ingress.Source{{Name: source, Provider: "github", Secrets: ingress.Keys(ingress.Secret(secret))}},
 		Append: func(ctx context.Context, e eventstore.Entry) (ingress.Durability, error) {
 			return ingress.Logged, log.Append(ctx, e)
 		}, Logger: logger(),

@@ -288,7 +288,7 @@ func (r *receipts) sorted() []time.Duration {
 	return slices.Sorted(slices.Values(r.latencies))
 }
 
-// listeners are SSE connections.
+// listeners are connections that follow a feed.
 type listeners struct {
 	to     *receipts
 	cancel context.CancelFunc
@@ -297,6 +297,16 @@ type listeners struct {
 
 // listen opens n SSE connections and returns when all of them are established. Each reads until close.
 func listen(ctx context.Context, addr, path string, n int, to *receipts) (*listeners, error) {
+	return listenOver(ctx, n, to, func(ctx context.Context, i int) (net.Conn, func() error, error) {
+		conn, body, err := subscribe(ctx, addr, path, i)
+		return conn, func() error { return to.blocks(body) }, err
+	})
+}
+
+// listenOver opens n connections, each with what reads it until it ends.
+func listenOver(
+	ctx context.Context, n int, to *receipts, open func(ctx context.Context, i int) (net.Conn, func() error, error),
+) (*listeners, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	reading, ctx := errgroup.WithContext(ctx)
 	ls := &listeners{to: to, cancel: cancel, wait: reading.Wait}
@@ -304,15 +314,15 @@ func listen(ctx context.Context, addr, path string, n int, to *receipts) (*liste
 	opening.SetLimit(64)
 	for i := range n {
 		opening.Go(func() error {
-			conn, body, err := subscribe(dialing, addr, path, i)
+			conn, read, err := open(dialing, i)
 			if err != nil {
 				return err
 			}
 			reading.Go(func() error {
 				defer context.AfterFunc(ctx, func() { conn.Close() })()
 				defer conn.Close()
-				if err := ls.read(body); ctx.Err() == nil {
-					return fmt.Errorf("an SSE connection ended: %w", err)
+				if err := read(); ctx.Err() == nil {
+					return fmt.Errorf("a connection ended: %w", err)
 				}
 				return nil
 			})
@@ -321,7 +331,7 @@ func listen(ctx context.Context, addr, path string, n int, to *receipts) (*liste
 	}
 	if err := opening.Wait(); err != nil {
 		ls.close()
-		return nil, fmt.Errorf("open SSE connections: %w", err)
+		return nil, fmt.Errorf("open connections: %w", err)
 	}
 	return ls, nil
 }
@@ -350,8 +360,8 @@ func subscribe(ctx context.Context, addr, path string, i int) (net.Conn, io.Read
 	return conn, resp.Body, nil
 }
 
-// read counts the events of a stream: blocks with a line of data that says when it was sent.
-func (ls *listeners) read(body io.Reader) error {
+// blocks counts the events of a stream: blocks with a line of data that says when it was sent.
+func (to *receipts) blocks(body io.Reader) error {
 	r := bufio.NewReader(body)
 	block, whole, event := 0, true, false
 	for {
@@ -362,14 +372,14 @@ func (ls *listeners) read(body io.Reader) error {
 		block += len(part)
 		if whole && len(part) == 1 {
 			if event {
-				ls.to.frame.Store(int64(block))
+				to.frame.Store(int64(block))
 			}
 			block, event = 0, false
 		}
 		if whole && bytes.HasPrefix(part, []byte("data:")) {
 			if ns, ok := sentAt(part); ok {
 				event = true
-				ls.to.take(ns, time.Now())
+				to.take(ns, time.Now())
 			}
 		}
 		whole = err == nil

@@ -21,7 +21,7 @@ import (
 func TestDeliveriesAreWhatTheIngressTakes(t *testing.T) {
 	var stored atomic.Pointer[eventstore.Entry]
 	hooks, err := ingress.New(ingress.Config{
-		Sources: []ingress.Source{{Name: source, Provider: "github", Secrets: []ingress.Secret{ingress.Secret(secret)}}},
+		Sources: []ingress.Source{{Name: source, Provider: "github", Secrets: ingress.Keys(ingress.Secret(secret))}},
 		Append: func(_ context.Context, e eventstore.Entry) (ingress.Durability, error) {
 			stored.Store(&e)
 			return ingress.Logged, nil
@@ -73,7 +73,7 @@ func TestOnlyEventsAreCounted(t *testing.T) {
 	text := "retry: 2000\nid: 0\n\nevent: penstock.caught-up\ndata: {\"cursor\":\"0\"}\n\n" + event + long + "id: 2\n\n" + event
 	for _, chunk := range []int{1, 7, 4096} {
 		to := &receipts{every: 1}
-		if err := (&listeners{to: to}).read(&slow{[]byte(text), chunk}); err != io.EOF {
+		if err := to.blocks(&slow{[]byte(text), chunk}); err != io.EOF {
 			t.Fatal(err)
 		}
 		if n, frame := to.count.Load(), to.frame.Load(); n != 3 || frame != int64(len(event)) {

@@ -3,8 +3,12 @@
 //
 //	go run ./bench ingress     verified deliveries per second
 //	go run ./bench latency     from a delivery to whoever waits for the event
-//	go run ./bench fanout      one event to a thousand SSE connections
+//	go run ./bench fanout      one event to a thousand connections, SSE and WebSocket
 //	go run ./bench backlog     deliveries that wait in the inbox, worked off
+//	go run ./bench catchup     a subscriber that has missed a million events
+//	go run ./bench commands    commands with an expected version
+//	go run ./bench timing      refusals of signatures that are wrong early or late
+//	go run ./bench forged      a flood of deliveries with a wrong signature
 //	go run ./bench all         one after the other
 //
 // The README beside it says how each figure is made. Linux only: CPU time and memory are read from /proc.
@@ -36,6 +40,10 @@ var comparisons = []struct {
 	{"latency", (*bench).latency},
 	{"fanout", (*bench).fanout},
 	{"backlog", (*bench).backlog},
+	{"catchup", (*bench).catchup},
+	{"commands", (*bench).commands},
+	{"timing", (*bench).timing},
+	{"forged", (*bench).forged},
 }
 
 // roles are what this program does as a child of itself: a baseline in a process of its own can be measured from
@@ -101,7 +109,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&s.body, "body", 0, "bytes of a delivery (ingress and latency 2048, fanout 512)")
 	fs.IntVar(&s.rate, "rate", 0, "deliveries a second (latency 200, fanout 50)")
 	fs.IntVar(&s.connections, "connections", 64, "ingress: connections that send, each waiting for its answer")
-	fs.IntVar(&s.listeners, "listeners", 1000, "fanout: SSE connections")
+	fs.IntVar(&s.listeners, "listeners", 1000, "fanout: connections")
 	fs.StringVar(&s.dir, "dir", "", "where temporary folders go; its file system decides what fsync costs (default $TMPDIR or /tmp)")
 	fs.StringVar(&s.node, "node", "", "a built cmd/penstock to measure (default: build it)")
 	fs.DurationVar(&s.limit, "limit", 30*time.Minute, "give up after")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/penstock-io/penstock/domain"
@@ -22,14 +23,15 @@ type batch struct {
 	commit    eventstore.Commit
 	// Offsets that the next event and the next parked entry of the commit will get.
 	nextEvent, nextParked int64
+	followBytes           int // bodies of what follows from the commit in hand
 	// parked holds what is parked in the partition, by stream and in order, by Cause. Later entries of such a stream
 	// are parked behind it.
 	parked map[domain.Stream][]string
 
-	heads  map[domain.Stream]uint64  // versions beyond the fold
-	seen   map[string]domain.Outcome // outcomes beyond the fold
-	states map[domain.Stream]state   // cached, at the stream's newest version
-	queue  []remembered              // oldest first: when to forget
+	heads  map[domain.Stream]uint64 // versions beyond the fold
+	seen   map[string]seen          // outcomes beyond the fold, by Cause
+	states map[domain.Stream]state  // cached, at the stream's newest version
+	queue  []remembered             // oldest first: when to forget
 
 	fresh   []remembered           // of the commit in hand
 	changed map[domain.Stream]bool // by the commit in hand
@@ -43,6 +45,12 @@ type state struct {
 	kept    uint64 // version of its newest snapshot
 }
 
+// seen is an outcome that the fold doesn't know yet.
+type seen struct {
+	outcome eventstore.EncodedOutcome
+	inbox   int64
+}
+
 // remembered ties an entry of heads or seen to the offsets that the fold must pass before it may be forgotten.
 type remembered struct {
 	stream           domain.Stream
@@ -52,10 +60,15 @@ type remembered struct {
 	events, outcomes int64
 }
 
-const stateLimit = 10_000 // cached aggregates of a partition
+const (
+	stateLimit = 10_000 // cached aggregates of a partition
+	// What may follow from the entries of one transaction before it takes no further entry.
+	followLimit      = 10_000
+	followBytesLimit = 16 << 20
+)
 
 func newBatch(w *Writers, p int32) (*batch, error) {
-	b := &batch{w: w, partition: p, heads: map[domain.Stream]uint64{}, seen: map[string]domain.Outcome{}, states: map[domain.Stream]state{},
+	b := &batch{w: w, partition: p, heads: map[domain.Stream]uint64{}, seen: map[string]seen{}, states: map[domain.Stream]state{},
 		parked: map[domain.Stream][]string{}}
 	parked, err := w.cfg.History.ParkedEntries(p)
 	for _, e := range parked {
@@ -65,7 +78,12 @@ func newBatch(w *Writers, p int32) (*batch, error) {
 }
 
 func (b *batch) begin(nextEvent, nextParked int64) {
-	b.commit, b.nextEvent, b.nextParked, b.fresh = eventstore.Commit{}, nextEvent, nextParked, nil
+	// The last commit is done with its lists; at 2,000 events a time, new ones would be much of what a backlog allocates.
+	clear(b.commit.Events)
+	clear(b.commit.Outcomes)
+	b.commit = eventstore.Commit{Events: b.commit.Events[:0], Outcomes: b.commit.Outcomes[:0]}
+	b.nextEvent, b.nextParked, b.fresh = nextEvent, nextParked, b.fresh[:0]
+	b.followBytes = 0
 	b.changed, b.keep = map[domain.Stream]bool{}, map[domain.Stream]bool{}
 }
 
@@ -75,6 +93,7 @@ func (b *batch) committed(events, outcomes int64) {
 		f.events, f.outcomes = events, outcomes
 		b.queue = append(b.queue, f)
 	}
+	b.w.pending.Add(int64(len(b.fresh)))
 	if err := b.snapshot(); err != nil { // a cache: without it the next load folds more events
 		b.w.cfg.Logger.Warn("no snapshot was kept", "partition", b.partition, "error", err)
 	}
@@ -110,21 +129,32 @@ func (b *batch) prune() {
 		if b.heads[f.stream] == f.version {
 			delete(b.heads, f.stream)
 		}
-		if b.seen[f.cause].Inbox == f.inbox { // and not that of a later release
+		if b.seen[f.cause].inbox == f.inbox { // and not that of a later release
 			delete(b.seen, f.cause)
 		}
 		n++
 	}
 	b.queue = b.queue[n:]
+	b.w.pending.Add(-int64(n))
 }
 
-func (b *batch) takeAll(ctx context.Context, entries []eventstore.Entry) error {
-	for _, e := range entries {
+// takeAll handles entries until the commit is full, and says how many. It handles one at least.
+func (b *batch) takeAll(ctx context.Context, entries []eventstore.Entry) (taken int, err error) {
+	for i, e := range entries {
+		if i > 0 && b.full() {
+			return i, nil
+		}
 		if err := b.take(ctx, e); err != nil {
-			return err
+			return i, err
 		}
 	}
-	return nil
+	return len(entries), nil
+}
+
+// full reports whether more follows from the commit in hand than one transaction should hold: an entry may follow up
+// with thousands of others.
+func (b *batch) full() bool {
+	return len(b.commit.Commands) >= followLimit || b.followBytes >= followBytesLimit
 }
 
 // take handles one entry. An error means that the fold couldn't be read, or ctx ended: nothing about the entry.
@@ -144,8 +174,13 @@ func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
 		return err
 	}
 	o.Version = version
-	first, known := b.seen[cause]
-	if !known {
+	var first domain.Outcome
+	earlier, known := b.seen[cause]
+	if known {
+		if first, err = earlier.outcome.Decode(); err != nil {
+			return err
+		}
+	} else {
 		if first, known, err = b.w.cfg.History.Outcome(e.Kind, e.Source, e.ID); err != nil {
 			return err
 		}
@@ -153,7 +188,7 @@ func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
 	if eventstore.Broken("no-dedupe") {
 		known = false
 	}
-	o.Release, o.By, o.Note = e.Release, e.By, e.Note
+	o.Release, o.By, o.Note, o.ReplayOf, o.Attempt = e.Release, e.By, e.Note, e.ReplayOf, e.Attempt
 	waiting := b.parked[e.Stream]
 	switch released := known && first.Status == domain.Parked && e.Release != "" && len(waiting) > 0; {
 	case !known && e.Release == eventstore.Discard: // its outcome has left the log; it must not take effect now
@@ -189,9 +224,17 @@ func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
 	}
 	var defect error // of a policy: whatever its class, it is not the caller's
 	if reason == nil {
-		var follow []eventstore.Entry
+		var follow, items []eventstore.Entry
 		if follow, defect = b.react(events); defect == nil {
+			items, defect = b.split(e, events)
+		}
+		if defect == nil {
+			o.Items = len(items)
 			b.accept(e, o, events, follow, cause)
+			b.commit.Commands = append(b.commit.Commands, items...)
+			for _, f := range items {
+				b.followBytes += len(f.Body)
+			}
 			return nil
 		}
 	}
@@ -245,7 +288,7 @@ func (b *batch) head(s domain.Stream) (uint64, error) {
 // are none: a refusal, or a defect of the business; err is trouble of ours.
 func (b *batch) decide(ctx context.Context, e eventstore.Entry, version uint64) (events []domain.Event, reason, err error) {
 	if e.Kind == eventstore.KindDelivery {
-		events = []domain.Event{{Type: e.Type, ContentType: e.ContentType, Data: e.Body, Delivery: e.ID, Verification: e.Verification}}
+		events = []domain.Event{{Type: e.Type, ContentType: e.ContentType, Data: e.Body, Delivery: e.ID, Verification: e.Verification, ReplayOf: e.ReplayOf}}
 		complete(e, events, "/sources/"+e.Source, version)
 		return events, nil, nil
 	}
@@ -302,6 +345,9 @@ func complete(e eventstore.Entry, events []domain.Event, source string, version 
 		ev := &events[i]
 		ev.ID, ev.Source, ev.Stream, ev.Version = eventID(e, i), source, e.Stream, version+1+uint64(i)
 		ev.Time, ev.Causation, ev.TraceParent = e.Received, e.ID, e.TraceParent
+		if e.Kind == eventstore.KindDelivery && e.Causation != "" { // an item of a batch
+			ev.Causation = e.Causation
+		}
 		if ev.Correlation = e.Correlation; ev.Correlation == "" {
 			ev.Correlation = e.ID
 		}
@@ -431,6 +477,27 @@ func (b *batch) react(events []domain.Event) (follow []eventstore.Entry, reason 
 	return follow, nil
 }
 
+// split takes a batch apart. Its items go into the inbox in the batch's own transaction, each to the partition of its
+// stream, caused by the event of the batch.
+func (b *batch) split(e eventstore.Entry, events []domain.Event) (items []eventstore.Entry, reason error) {
+	if b.w.cfg.Split == nil || e.Kind != eventstore.KindDelivery || len(events) == 0 {
+		return nil, nil
+	}
+	reason = guard(func() (err error) { items, err = b.w.cfg.Split(e); return err })
+	if reason != nil {
+		return nil, fmt.Errorf("split the batch: %w", reason)
+	}
+	for i := range items {
+		item := &items[i]
+		item.Causation = events[0].ID
+		if e.ReplayOf != "" { // its items take effect once more as well, each under an identity of its own
+			item.ReplayOf, item.By, item.Note = item.ID, e.By, e.Note
+			item.ID += strings.TrimPrefix(e.ID, e.ReplayOf)
+		}
+	}
+	return items, nil
+}
+
 // accept adds the events and what follows from them to the commit.
 func (b *batch) accept(e eventstore.Entry, o domain.Outcome, events []domain.Event, follow []eventstore.Entry, cause string) {
 	for _, ev := range events {
@@ -477,14 +544,15 @@ func (b *batch) release(s domain.Stream) {
 
 func (b *batch) finish(o domain.Outcome, cause string) {
 	o.Handled = time.Now().UTC()
-	b.commit.Outcomes = append(b.commit.Outcomes, o)
+	encoded := eventstore.EncodeOutcome(o)
+	b.commit.Outcomes = append(b.commit.Outcomes, encoded)
 	b.w.metrics.outcomes.WithLabelValues(o.Kind, string(o.Status)).Inc()
 	f := remembered{cause: cause, inbox: o.Inbox}
 	if len(o.Events) > 0 && o.Status == domain.Accepted {
 		f.stream, f.version = o.Stream, o.Version
 	}
 	if o.Status != domain.Duplicate { // the first one is the answer
-		b.seen[cause] = o
+		b.seen[cause] = seen{encoded, o.Inbox}
 	}
 	b.fresh = append(b.fresh, f)
 }

@@ -94,3 +94,17 @@ func (p *Pressure) Append(ctx context.Context, e eventstore.Entry) error {
 	}
 	return p.log.Append(ctx, e)
 }
+
+// AppendAll is Log.AppendAll for entries of one partition that is admitted.
+func (p *Pressure) AppendAll(ctx context.Context, entries []eventstore.Entry) []error {
+	if len(entries) > 0 {
+		if err := p.Admit(entries[0].Stream); err != nil {
+			errs := make([]error, len(entries))
+			for i := range errs {
+				errs[i] = err
+			}
+			return errs
+		}
+	}
+	return p.log.AppendAll(ctx, entries)
+}

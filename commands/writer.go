@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock-io/penstock/domain"
@@ -23,6 +24,9 @@ type Config struct {
 	Types    domain.Types
 	Deciders []domain.AnyDecider
 	Policies []domain.Policy
+	// Split takes a delivery that carries several events apart, into deliveries that are handled like any other; nothing
+	// for one that doesn't. It is pure. A delivery that it fails on is parked. Nil if nothing is ever split.
+	Split func(eventstore.Entry) ([]eventstore.Entry, error)
 	// Snapshots keeps the states of streams whose decider has a Snapshot, every SnapshotEvery events (default 1000).
 	// Nil for none.
 	Snapshots     *eventstore.Snapshots
@@ -40,6 +44,8 @@ type Writers struct {
 	deciders map[string]domain.AnyDecider // by category
 	metrics  metrics
 	turns    chan struct{} // nil without a bound
+	pending  atomic.Int64  // outcomes that all batches remember because the fold isn't there yet
+	pressed  atomic.Int32  // writers with more to handle than one transaction takes
 
 	mu      sync.Mutex
 	serving map[int32]*status
@@ -160,8 +166,13 @@ func (w *Writers) serve(ctx context.Context, p int32) {
 
 const (
 	batchEntries = 2000 // entries of one transaction at most
-	pendingLimit = 100_000
+	// pendingLimit bounds what all writers of a node remember beyond the fold. An outcome takes about 1 KB.
+	pendingLimit = 300_000
 )
+
+// Pressed reports whether a backlog is being worked off and the writers, not the fold, are what it waits for. The
+// projections leave them the machine then.
+func (w *Writers) Pressed() bool { return w.pressed.Load() > 0 && w.pending.Load() < pendingLimit*9/10 }
 
 // session is one writer's life: fence, read to the end, serve.
 func (w *Writers) session(ctx context.Context, p int32) error {
@@ -200,60 +211,80 @@ func (w *Writers) session(ctx context.Context, p int32) error {
 	if err != nil {
 		return err
 	}
+	pressed := int32(0)
+	defer func() {
+		w.pressed.Add(-pressed)
+		w.pending.Add(-int64(len(b.queue)))
+	}()
 	for ctx.Err() == nil {
 		entries, err := writer.Poll(ctx, batchEntries)
 		if err != nil {
 			return err
 		}
+		more := int32(0)
+		if writer.Behind() > batchEntries {
+			more = 1
+		}
+		w.pressed.Add(more - pressed)
+		pressed = more
 		if len(entries) == 0 {
 			continue
 		}
-		if err := w.handle(ctx, writer, b, entries); err != nil {
-			return err
+		for len(entries) > 0 && ctx.Err() == nil {
+			if entries, err = w.handle(ctx, writer, b, entries); err != nil {
+				return err
+			}
 		}
 	}
 	return ctx.Err()
 }
 
-// handle decides and commits the entries, and what else has come in until it is this writer's turn.
-func (w *Writers) handle(ctx context.Context, writer *eventstore.Writer, b *batch, entries []eventstore.Entry) error {
-	if b.prune(); len(b.queue) > pendingLimit {
-		// The fold is far behind: wait for it instead of remembering ever more.
-		last := b.queue[len(b.queue)-pendingLimit]
-		if err := w.readToEnd(ctx, b.partition, last.events, last.outcomes); err != nil {
-			return err
+// handle decides and commits the entries, and what else has come in until it is this writer's turn. It returns those that
+// another transaction must take.
+func (w *Writers) handle(
+	ctx context.Context, writer *eventstore.Writer, b *batch, entries []eventstore.Entry,
+) (rest []eventstore.Entry, err error) {
+	if b.prune(); w.pending.Load() > pendingLimit && len(b.queue) > 0 {
+		// The fold is far behind: wait until it has half of this partition, instead of remembering ever more.
+		half := b.queue[len(b.queue)/2]
+		if err := w.readToEnd(ctx, b.partition, half.events, half.outcomes); err != nil {
+			return nil, err
 		}
 		b.prune()
 	}
 	b.begin(writer.NextEvent(), writer.NextParked())
-	if err := b.takeAll(ctx, entries); err != nil {
-		return err
+	taken, err := b.takeAll(ctx, entries)
+	if err != nil {
+		return nil, err
 	}
 	if w.turns != nil {
 		select {
 		case w.turns <- struct{}{}:
 			defer func() { <-w.turns }()
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
-		more, err := writer.More(batchEntries - len(entries))
-		if err != nil {
-			return err
+		if taken == len(entries) && !b.full() {
+			more, err := writer.More(batchEntries - taken)
+			if err != nil {
+				return nil, err
+			}
+			n, err := b.takeAll(ctx, more)
+			if err != nil {
+				return nil, err
+			}
+			entries, taken = append(entries, more...), taken+n
 		}
-		if err := b.takeAll(ctx, more); err != nil {
-			return err
-		}
-		entries = append(entries, more...)
 	}
 	began := time.Now()
 	if err := writer.Commit(b.commit); err != nil {
-		return err
+		return nil, err
 	}
 	w.metrics.commit.Observe(time.Since(began).Seconds())
-	w.metrics.batch.Observe(float64(len(entries)))
+	w.metrics.batch.Observe(float64(taken))
 	b.committed(writer.Ends())
-	w.mark(b.partition, true, entries[len(entries)-1].Offset+1)
-	return nil
+	w.mark(b.partition, true, entries[taken-1].Offset+1)
+	return entries[taken:], nil
 }
 
 // readToEnd waits until the fold has reached the given ends. It takes as long as it takes, and says so: an end that

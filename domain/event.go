@@ -23,6 +23,8 @@ type Event struct {
 	// webhook was verified: scheme and binding class, for example "github; body".
 	Delivery     string
 	Verification string
+	// ReplayOf is the delivery id that Delivery repeats, when an operator had a delivery handled once more.
+	ReplayOf string
 
 	// Payload is Data decoded through the Types table; nil for types that are not in it. A Decider fills only this.
 	Payload any

@@ -32,6 +32,7 @@ type Outcome struct {
 	Version      uint64     `json:"version"`          // of the stream afterwards
 	Events       []EventRef `json:"events,omitempty"`
 	Commands     []string   `json:"commands,omitempty"` // ids of the commands that policies asked for
+	Items        int        `json:"items,omitempty"`    // of a batch: how many deliveries it was taken apart into
 	Verification string     `json:"verification,omitempty"`
 	Received     time.Time  `json:"received"`
 	Handled      time.Time  `json:"handled"`
@@ -42,6 +43,8 @@ type Outcome struct {
 	Release      string     `json:"release,omitempty"`   // of a parked one: "requeue" or "discard", by whom and why
 	By           string     `json:"by,omitempty"`
 	Note         string     `json:"note,omitempty"`
+	ReplayOf     string     `json:"replay_of,omitempty"` // of a replay: the delivery id that it repeats, by whom and why
+	Attempt      int        `json:"attempt,omitempty"`   // which try of the provider it was, as its header says; 0 when none does
 	Partition    int32      `json:"partition"`
 	Inbox        int64      `json:"inbox"` // offset of the inbox record
 }

@@ -41,6 +41,7 @@ func AppendCloudEvent(dst []byte, e *domain.Event) []byte {
 	dst = appendAttribute(dst, `,"traceparent":`, e.TraceParent)
 	dst = appendAttribute(dst, `,"deliveryid":`, e.Delivery)
 	dst = appendAttribute(dst, `,"verification":`, e.Verification)
+	dst = appendAttribute(dst, `,"replayof":`, e.ReplayOf)
 	dst = appendBody(dst, e.ContentType, e.Data)
 	return append(dst, '}')
 }
@@ -74,11 +75,31 @@ func appendBody(dst []byte, contentType string, body []byte) []byte {
 // AppendChange appends a row change as JSON, on one line: op is "upsert" or "delete", and partition, offset and index
 // are the change's identity, the same on every node. A row that is not JSON is row_base64 instead of row.
 func AppendChange(dst []byte, c *eventstore.Change) []byte {
+	dst = appendRow(dst, c)
+	dst = append(dst, `,"partition":`...)
+	dst = strconv.AppendInt(dst, int64(c.Partition), 10)
+	dst = append(dst, `,"offset":`...)
+	dst = strconv.AppendInt(dst, c.Offset, 10)
+	dst = append(dst, `,"index":`...)
+	dst = strconv.AppendInt(dst, int64(c.Index), 10)
+	return append(dst, '}')
+}
+
+// AppendRow appends a row as it is, in the form of a change that has no identity and says so.
+func AppendRow(dst []byte, c *eventstore.Change) []byte {
+	return append(appendRow(dst, c), `,"snapshot":true}`...)
+}
+
+func opOf(c *eventstore.Change) string {
 	if c.Row == nil {
-		dst = append(dst, `{"op":"delete","key":`...)
-	} else {
-		dst = append(dst, `{"op":"upsert","key":`...)
+		return "delete"
 	}
+	return "upsert"
+}
+
+// appendRow appends an object without its end.
+func appendRow(dst []byte, c *eventstore.Change) []byte {
+	dst = append(append(append(dst, `{"op":"`...), opOf(c)...), `","key":`...)
 	dst = appendString(dst, c.Key)
 	if c.Row != nil {
 		with, ok := dst, utf8.Valid(c.Row)
@@ -90,13 +111,7 @@ func AppendChange(dst []byte, c *eventstore.Change) []byte {
 		}
 		dst = with
 	}
-	dst = append(dst, `,"partition":`...)
-	dst = strconv.AppendInt(dst, int64(c.Partition), 10)
-	dst = append(dst, `,"offset":`...)
-	dst = strconv.AppendInt(dst, c.Offset, 10)
-	dst = append(dst, `,"index":`...)
-	dst = strconv.AppendInt(dst, int64(c.Index), 10)
-	return append(dst, '}')
+	return dst
 }
 
 // The forms in which a body can stand in JSON.

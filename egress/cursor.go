@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/penstock-io/penstock/domain"
@@ -16,6 +19,8 @@ type Start struct {
 	kind   startKind
 	cursor eventstore.Position
 	time   time.Time
+	last   int
+	said   bool // the client has said so
 }
 
 type startKind int
@@ -25,11 +30,15 @@ const (
 	fromEarliest
 	fromTime
 	fromCursor
+	fromLast
 )
+
+// maxLast bounds how far back "the last n" goes.
+const maxLast = 1000
 
 // ParseStart reads where to begin, from the first of these that is there: the header Last-Event-ID, which a browser
 // sends when it reconnects; the parameter lastEventId, by which EventSource polyfills do the same; the parameter
-// cursor; and from, which is earliest, latest or a time in RFC 3339. With none of them it is latest.
+// cursor; and from, which is earliest, latest, a time in RFC 3339, or -n for the last n. With none of them it is latest.
 //
 // The header wins because the URL of a reconnecting EventSource is still that of its first connection. A cursor that
 // can't be read is ErrBadPosition, never the next in the list: beginning elsewhere would skip or repeat silently.
@@ -52,18 +61,28 @@ func ParseStart(h http.Header, q url.Values) (Start, error) {
 	if len(q["from"]) > 1 {
 		return Start{}, domain.Invalidf("from", "more than one from")
 	}
-	switch from := q.Get("from"); from {
+	return startFrom("from", q.Get("from"))
+}
+
+func startFrom(name, text string) (Start, error) {
+	switch text {
 	case "latest":
-		return Start{}, nil
+		return Start{said: true}, nil
 	case "earliest":
 		return Start{kind: fromEarliest}, nil
-	default:
-		t, err := time.Parse(time.RFC3339, from)
-		if err != nil {
-			return Start{}, domain.Invalidf("from", "from is earliest, latest or a time as in 2006-01-02T15:04:05Z")
-		}
-		return Start{kind: fromTime, time: t}, nil
 	}
+	if digits, ok := strings.CutPrefix(text, "-"); ok {
+		n, err := strconv.Atoi(digits)
+		if err != nil || n < 1 || n > maxLast || digits[0] < '1' {
+			return Start{}, domain.Invalidf(name, "the last events are asked for as -1 to -%d", maxLast)
+		}
+		return Start{kind: fromLast, last: n}, nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return Start{}, domain.Invalidf(name, "%s is earliest, latest, -n or a time as in 2006-01-02T15:04:05Z", name)
+	}
+	return Start{kind: fromTime, time: t}, nil
 }
 
 func startAt(cursor string) (Start, error) {
@@ -75,20 +94,32 @@ func startAt(cursor string) (Start, error) {
 }
 
 // In resolves s in a topic of the log. A cursor of a changes feed is ErrReset; whether the log still reaches a cursor
-// of its own is for Log.Follow to say. A time is a lower bound: see Log.At.
-func (s Start) In(ctx context.Context, log *eventstore.Log, topic string) (eventstore.Position, error) {
+// of its own is for Log.Follow to say. A time is a lower bound: see Log.At. The last n are those that the filter passes,
+// among as many as Log.Last looks at.
+func (s Start) In(ctx context.Context, log *eventstore.Log, topic string, f Filter) (eventstore.Position, error) {
 	switch s.kind {
 	case fromCursor:
 		if s.cursor.Scope != 0 {
 			return eventstore.Position{}, fmt.Errorf("%w: the cursor is of a changes feed", eventstore.ErrReset)
 		}
-		return s.cursor, nil
+		return grown(s.cursor, log.TailEnd(topic)), nil
 	case fromEarliest:
 		return log.Start(ctx, topic)
 	case fromTime:
 		return timeIn(ctx, log, topic, s.time)
+	case fromLast:
+		return log.Last(ctx, topic, s.last, f.Match)
 	}
 	return log.End(ctx, topic)
+}
+
+// grown is a cursor of a topic that has got more partitions since. They did not exist when it was made, so that all that
+// is in them came later.
+func grown(cursor, end eventstore.Position) eventstore.Position {
+	if missing := len(end.Next) - len(cursor.Next); missing > 0 && cursor.Topic == end.Topic {
+		cursor.Next = append(slices.Clone(cursor.Next), make([]int64, missing)...)
+	}
+	return cursor
 }
 
 func timeIn(ctx context.Context, log *eventstore.Log, topic string, t time.Time) (eventstore.Position, error) {
@@ -128,5 +159,5 @@ func (s Start) InView(at eventstore.Position) (eventstore.Position, error) {
 	case fromLatest:
 		return at, nil
 	}
-	return eventstore.Position{}, domain.Invalidf("from", "changes begin at a cursor or at latest; read the rows for what was before")
+	return eventstore.Position{}, domain.Invalidf("from", "changes begin at a cursor or at latest; snapshot=true sends the rows first")
 }

@@ -31,6 +31,7 @@ func TestStartOrder(t *testing.T) {
 		{"polyfill's first connection", "", "lastEventId=&cursor=" + c, fromCursor, c},
 		{"cursor over from", "", "cursor=" + c + "&from=earliest", fromCursor, c},
 		{"earliest", "", "from=earliest", fromEarliest, ""},
+		{"the last", "", "from=-10", fromLast, ""},
 		{"latest", "", "from=latest", fromLatest, ""},
 		{"time", "", "from=2026-03-01T13:00:00.5%2B01:00", fromTime, ""},
 	} {
@@ -52,6 +53,7 @@ func TestStartRefuses(t *testing.T) {
 		{"x", "", "cursor"}, {"x", "cursor=" + good, "cursor"}, {"", "cursor=", "cursor"}, {"", "cursor=x", "cursor"},
 		{"", "lastEventId=x&cursor=" + good, "cursor"}, {"", "cursor=" + good + "&cursor=" + good, "cursor"},
 		{"", "from=", "from"}, {"", "from=now", "from"}, {"", "from=2026-03-01", "from"}, {"", "from=latest&from=earliest", "from"},
+		{"", "from=-", "from"}, {"", "from=-0", "from"}, {"", "from=-1001", "from"}, {"", "from=-%2B1", "from"}, {"", "from=--1", "from"},
 	} {
 		q, _ := url.ParseQuery(tc.query)
 		_, err := ParseStart(http.Header{"Last-Event-Id": {tc.header}}, q)
@@ -78,7 +80,7 @@ func TestStartInView(t *testing.T) {
 			t.Errorf("cursor of another %s: %v", name, err)
 		}
 	}
-	for _, kind := range []startKind{fromEarliest, fromTime} {
+	for _, kind := range []startKind{fromEarliest, fromTime, fromLast} {
 		if _, err := (Start{kind: kind}).InView(view); domain.ClassOf(err) != domain.Invalid {
 			t.Errorf("kind %d: %v", kind, err)
 		}
@@ -123,7 +125,7 @@ func TestStartInLog(t *testing.T) {
 		if err != nil {
 			t.Fatal(query, err)
 		}
-		got, err := s.In(ctx, log, topic)
+		got, err := s.In(ctx, log, topic, Filter{})
 		if err != nil || got.String() != want.String() {
 			t.Errorf("%q begins at %v (%v), want %v", query, got.Next, err, want.Next)
 			continue
@@ -134,7 +136,7 @@ func TestStartInLog(t *testing.T) {
 	}
 	foreign := end.Clone()
 	foreign.Scope = 1
-	if _, err := (Start{kind: fromCursor, cursor: foreign}).In(ctx, log, topic); !errors.Is(err, eventstore.ErrReset) {
+	if _, err := (Start{kind: fromCursor, cursor: foreign}).In(ctx, log, topic, Filter{}); !errors.Is(err, eventstore.ErrReset) {
 		t.Errorf("a changes feed's cursor: %v", err)
 	}
 }

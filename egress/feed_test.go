@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/penstock-io/penstock/domain"
+	"github.com/penstock-io/penstock/eventstore"
 )
 
 func TestFilter(t *testing.T) {
@@ -43,7 +44,9 @@ func TestFilter(t *testing.T) {
 		var got []string
 		for _, name := range []string{"issue", "push", "credit"} {
 			e := events[name]
-			if f.Match(&e) {
+			if yes, err := f.Match(&eventstore.Record{Event: &e}); err != nil {
+				t.Errorf("%q: %v", query, err)
+			} else if yes {
 				got = append(got, name)
 			}
 		}

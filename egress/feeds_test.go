@@ -96,7 +96,7 @@ func TestLimits(t *testing.T) {
 	t.Run("in total", func(t *testing.T) {
 		f := serve(t, eventstore.NewTail(at(0, 0, 0), 1<<20), Config{MaxConnections: 1}, nil)
 		f.connect("", "").until("penstock.caught-up")
-		refused(t, f, "too-many-connections", 503)
+		refused(t, f, "too-many-connections", 429)
 	})
 	if _, err := New(Config{MaxPerIP: -1}); err == nil {
 		t.Error("a negative limit passes")

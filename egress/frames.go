@@ -2,19 +2,18 @@ package egress
 
 import (
 	"bytes"
-	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
-	"strconv"
 	"sync"
-	"time"
 
 	"github.com/penstock-io/penstock/eventstore"
 )
 
-// frameSSE numbers the representation among those that a Record keeps.
-const frameSSE = 0
+// The representations that a Record keeps.
+const (
+	frameSSE  = 0 // a block
+	frameLine = 1 // a line of JSON with a cursor in it, LF included
+)
 
 // framer encodes records of one batch, in their order. It keeps the position after each record, which is the same for
 // everybody who has the batch after the same position.
@@ -60,18 +59,30 @@ func (fr *framer) release() {
 	framers.Put(fr)
 }
 
-// frame returns the block of record number i, which grows from call to call. It is valid until the next call.
-func (fr *framer) frame(i int) []byte {
+// cursor returns the text of the position after record number i, which grows from call to call.
+func (fr *framer) cursor(i int) string {
 	for ; fr.next <= i; fr.next++ {
 		fr.at.Next[fr.records[fr.next].Partition] = fr.after[fr.next]
 	}
+	return fr.at.String()
+}
+
+// frame returns record number i in the form of a kind. It is valid until the next call.
+func (fr *framer) frame(kind, i int) []byte {
+	cursor := fr.cursor(i)
 	rec := fr.records[i]
 	if rec.Event != nil {
 		fr.payload = AppendCloudEvent(fr.payload[:0], rec.Event)
 	} else {
 		fr.payload = AppendChange(fr.payload[:0], rec.Change)
 	}
-	fr.out = appendBlock(fr.out[:0], fr.at.String(), "", fr.payload)
+	if kind == frameSSE {
+		fr.out = appendBlock(fr.out[:0], cursor, "", fr.payload)
+		return fr.out
+	}
+	fr.out = append(append(fr.out[:0], `{"cursor":"`...), cursor...)
+	fr.out = append(append(fr.out, `",`...), fr.payload[1:]...)
+	fr.out = append(fr.out, '\n')
 	return fr.out
 }
 
@@ -110,43 +121,4 @@ func cutLine(b []byte) (line, rest []byte, found bool) {
 		return b, nil, false
 	}
 	return b[:end], b[end+1:], true
-}
-
-// retryWait is how long a client should wait before it connects again. It differs from client to client, so that they
-// don't all come back in the same moment.
-func retryWait() time.Duration { return time.Duration(2000+rand.IntN(3001)) * time.Millisecond }
-
-func appendRetry(dst []byte, wait time.Duration) []byte {
-	dst = append(dst, "retry: "...)
-	dst = strconv.AppendInt(dst, wait.Milliseconds(), 10)
-	return append(dst, '\n')
-}
-
-// appendOpening is the first block: a connection that dies before its first event resumes where it began.
-func appendOpening(dst []byte, at eventstore.Position) []byte {
-	return appendID(appendRetry(dst, retryWait()), at)
-}
-
-// appendID is a block that dispatches nothing and moves the client's last id.
-func appendID(dst []byte, at eventstore.Position) []byte {
-	dst = append(dst, "id: "...)
-	dst = append(dst, at.String()...)
-	return append(dst, "\n\n"...)
-}
-
-func appendCaughtUp(dst []byte, at eventstore.Position) []byte {
-	id := at.String()
-	return appendBlock(dst, id, "penstock.caught-up", fmt.Appendf(nil, `{"cursor":"%s"}`, id))
-}
-
-func appendClosing(dst []byte, wait time.Duration, reason string) []byte {
-	return appendBlock(appendRetry(dst, wait), "", "penstock.closing", fmt.Appendf(nil, `{"reason":"%s"}`, reason))
-}
-
-func appendReset(dst []byte, reason, earliest string) []byte {
-	payload := fmt.Appendf(nil, `{"reason":"%s"`, reason)
-	if earliest != "" {
-		payload = fmt.Appendf(payload, `,"earliest":"%s"`, earliest)
-	}
-	return appendBlock(dst, "", "penstock.reset", append(payload, '}'))
 }

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/penstock-io/penstock/domain"
 	"github.com/penstock-io/penstock/eventstore"
+	"github.com/penstock-io/penstock/eventstore/eventstoretest"
 )
 
 const partitions = 3
@@ -85,7 +87,7 @@ func TestResumeAtEveryCutPoint(t *testing.T) {
 		got := c.ids(cut)
 		if cut == 0 {
 			// The connection dies before its first event.
-			if b, err := c.next(); err != nil || b.name != "" || b.id == "" {
+			if b, err := c.next(); err != nil || b.name != "penstock.opened" || b.id == "" {
 				t.Fatalf("the first block is %+v, %v", b, err)
 			}
 		}
@@ -220,3 +222,21 @@ func TestResumeChanges(t *testing.T) {
 		})
 	}
 }
+
+// tailOn appends records to a tail as one batch.
+func tailOn(tail *eventstore.Tail, records []*eventstore.Record) {
+	pos := tail.End().Clone()
+	for _, r := range records {
+		pos.Next[r.Partition] = max(pos.Next[r.Partition], r.Offset+1)
+	}
+	tail.Append(&eventstore.Batch{Records: records, Next: pos, Shared: true}, 100)
+}
+
+func errField(err error) string {
+	if e, ok := errors.AsType[*domain.Error](err); ok {
+		return e.Field
+	}
+	return ""
+}
+
+var until = eventstoretest.Until

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -56,6 +57,8 @@ type feed struct {
 	feeds *Feeds
 	url   string
 	reg   *prometheus.Registry
+	kind  Kind
+	rows  func(context.Context) (Reader, error)
 }
 
 // serve starts a server for a tail. wrap, if given, comes between the server and the feed.
@@ -63,6 +66,12 @@ func serve(t *testing.T, tail *eventstore.Tail, cfg Config, wrap func(http.Respo
 	t.Helper()
 	f := &feed{t: t, tail: tail, reg: prometheus.NewRegistry()}
 	cfg.Registerer = f.reg
+	if cfg.Stagger == 0 {
+		cfg.Stagger = time.Nanosecond
+	}
+	cfg.Problem = func(err error) (int, []byte) {
+		return http.StatusUnprocessableEntity, fmt.Appendf(nil, `{"detail":%q}`, err)
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = eventstoretest.Logger(t)
 	}
@@ -96,29 +105,75 @@ func (f *feed) stop() {
 	f.feeds.Drain(ended) // its error says who is still there
 }
 
+// source is the tail as the node offers its log.
+func (f *feed) source() Source {
+	earliest := func(context.Context) (eventstore.Position, error) { p, _ := f.tail.Reach(); return p, nil }
+	if f.rows != nil {
+		earliest = nil // as the changes of a projection
+	}
+	return Source{
+		Name: "events",
+		Resolve: func(ctx context.Context, s Start, _ Filter) (eventstore.Position, error) {
+			switch s.kind {
+			case fromEarliest:
+				return earliest(ctx)
+			case fromCursor:
+				return s.cursor, nil
+			}
+			return f.tail.End(), nil
+		},
+		Follow: func(_ context.Context, from eventstore.Position) (Reader, error) {
+			begin, end := f.tail.Reach()
+			switch {
+			case end.SameLog(from) != nil:
+				return nil, end.SameLog(from)
+			case !from.Covers(begin):
+				return nil, eventstore.ErrExpired
+			}
+			return &tailReader{f.tail, eventstore.TailReader{At: from.Clone()}}, nil
+		},
+		Earliest: earliest, End: f.tail.End, Rows: f.rows,
+	}
+}
+
+// handler serves the tail at any path, over the transport that the request asks for.
 func (f *feed) handler(wrap func(http.ResponseWriter) http.ResponseWriter) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		filter, err1 := ParseFilter(r.URL.Query())
-		start, err2 := ParseStart(r.Header, r.URL.Query())
-		if err := errors.Join(err1, err2); err != nil {
-			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
-			return
-		}
-		begin, at := f.tail.Reach()
-		switch start.kind {
-		case fromEarliest:
-			at = begin
-		case fromCursor:
-			at = start.cursor
-		}
 		if wrap != nil {
 			w = wrap(w)
 		}
-		f.feeds.Serve(w, r, Subscription{
-			Reader: &tailReader{f.tail, eventstore.TailReader{At: at.Clone()}}, Filter: filter,
-			Earliest: func(context.Context) (eventstore.Position, error) { p, _ := f.tail.Reach(); return p, nil },
-		})
+		if r.URL.Path == "/live" {
+			f.feeds.Live(w, r, func(ctx context.Context, _ string, q url.Values) (*Subscription, error) {
+				return f.open(ctx, http.Header{}, q)
+			})
+			return
+		}
+		sub, err := f.open(r.Context(), r.Header, r.URL.Query())
+		if err != nil {
+			f.feeds.refuseError(w, err)
+			return
+		}
+		if r.URL.Path == "/page" {
+			f.page(w, r, sub)
+			return
+		}
+		switch Wants(r) {
+		case "websocket":
+			f.feeds.WebSocket(w, r, sub)
+		case "ndjson":
+			f.feeds.NDJSON(w, r, sub)
+		default:
+			f.feeds.SSE(w, r, sub)
+		}
 	})
+}
+
+func (f *feed) open(ctx context.Context, h http.Header, q url.Values) (*Subscription, error) {
+	req, err := ParseRequest(h, q, f.kind)
+	if err != nil {
+		return nil, err
+	}
+	return Open(ctx, f.source(), req)
 }
 
 // metric sums the samples of a metric that have the given label value; "" takes all.
@@ -138,7 +193,9 @@ func (f *feed) metric(name, label string) (sum float64) {
 	return sum
 }
 
-func (f *feed) drops(reason string) float64 { return f.metric("penstock_feed_drops_total", reason) }
+func (f *feed) drops(reason string) (sum float64) {
+	return f.metric("penstock_feed_drops_total", reason)
+}
 
 func TestEncodedOnce(t *testing.T) {
 	rng := newRand(t)
@@ -157,7 +214,7 @@ func TestEncodedOnce(t *testing.T) {
 	for _, r := range records {
 		r.Frame(frameSSE, func() []byte { t.Errorf("%s was not kept", r.Event.ID); return nil })
 	}
-	if got := f.metric("penstock_feed_events_total", ""); got != float64(len(all)+len(some)) {
+	if got := f.metric("feed_messages_sent_total", ""); got != float64(len(all)+len(some)) {
 		t.Errorf("%v events counted, %d sent", got, len(all)+len(some))
 	}
 }
@@ -174,7 +231,9 @@ func TestHeaderAndOpening(t *testing.T) {
 		}
 	}
 	b, err := c.next()
-	if err != nil || b != (block{id: at(4, 5, 6).String()}) {
+	var says struct{ Heartbeat, Lifetime int }
+	if err != nil || b.name != "penstock.opened" || b.id != at(4, 5, 6).String() || json.Unmarshal([]byte(b.data), &says) != nil ||
+		says.Heartbeat != 15 || says.Lifetime < 719 || says.Lifetime > 900 {
 		t.Fatalf("the first block is %+v, %v", b, err)
 	}
 	var wait int
@@ -199,15 +258,20 @@ func TestIDsWithoutEvents(t *testing.T) {
 	dropped := &eventstore.Record{Partition: 1, Event: &domain.Event{ID: "1", Type: "a"}}
 	foreign := &eventstore.Record{Partition: 1, Offset: 1, Err: errors.New("not ours")}
 	tail.Append(&eventstore.Batch{Records: []*eventstore.Record{dropped, foreign}, Next: at(0, 2, 0), Shared: true}, 100)
-	if b, err := c.next(); err != nil || b != (block{id: at(0, 2, 0).String()}) {
+	if b, err := c.next(); err != nil || b != (block{"penstock.unreadable", at(0, 2, 0).String(), `{"reason":"1/1"}`}) {
+		t.Errorf("after a foreign record: %+v, %v", b, err)
+	}
+	dropped = &eventstore.Record{Partition: 2, Event: &domain.Event{ID: "1", Type: "a"}}
+	tail.Append(&eventstore.Batch{Records: []*eventstore.Record{dropped}, Next: at(0, 2, 1), Shared: true}, 100)
+	if b, err := c.next(); err != nil || b != (block{id: at(0, 2, 1).String()}) {
 		t.Errorf("after a dropped event: %+v, %v", b, err)
 	}
-	tail.Append(&eventstore.Batch{Next: at(0, 3, 0), Shared: true}, 100) // a marker
-	if b, err := c.next(); err != nil || b != (block{id: at(0, 3, 0).String()}) {
+	tail.Append(&eventstore.Batch{Next: at(0, 3, 1), Shared: true}, 100) // a marker
+	if b, err := c.next(); err != nil || b != (block{id: at(0, 3, 1).String()}) {
 		t.Errorf("after a marker: %+v, %v", b, err)
 	}
 	tick(t, tail)
-	if b, err := c.next(); err != nil || b != (block{id: at(0, 3, 0).String()}) {
+	if b, err := c.next(); err != nil || b != (block{id: at(0, 3, 1).String()}) {
 		t.Errorf("after a tick: %+v, %v", b, err)
 	}
 }
@@ -407,7 +471,7 @@ func TestSlowClient(t *testing.T) {
 	good := f.connect("", "")
 	eventstoretest.Until(t, "two feeds", func() bool { return f.feeds.Connections() == 2 })
 	body := []byte(`"` + strings.Repeat("x", 100_000) + `"`)
-	for o := int64(0); f.drops(slow) == 0; o++ {
+	for o := int64(0); f.drops(stalled) == 0; o++ {
 		if o == 2000 {
 			t.Fatal("the client took 200 MB without reading")
 		}
@@ -417,7 +481,7 @@ func TestSlowClient(t *testing.T) {
 			t.Fatalf("the other client got %v, want %v", got, rec.Event.ID)
 		}
 		if o > 200 { // the buffers between are full
-			eventstoretest.Until(t, "the slow client to be cut off", func() bool { return f.drops(slow) > 0 })
+			eventstoretest.Until(t, "the slow client to be cut off", func() bool { return f.drops(stalled) > 0 })
 		}
 	}
 	eventstoretest.Until(t, "one feed", func() bool { return f.feeds.Connections() == 1 })
@@ -431,7 +495,7 @@ func TestClientLeaves(t *testing.T) {
 	c.until("penstock.caught-up")
 	c.close()
 	eventstoretest.Until(t, "no feed", func() bool { return f.feeds.Connections() == 0 })
-	if n := f.metric("penstock_feed_connections", ""); n != 0 {
+	if n := f.metric("feed_connections_active", ""); n != 0 {
 		t.Errorf("%v connections by the metric", n)
 	}
 }
@@ -484,14 +548,16 @@ func TestDrainWhileBusy(t *testing.T) {
 			t.Fatal(err)
 		}
 		rec := recorder{httptest.NewRecorder()}
-		s := stream{feeds: f, w: rec, rc: http.NewResponseController(rec)}
-		s.sub = Subscription{Reader: &busy{}, Filter: Filter{types: []string{kind}}}
-		f.stop()
-		err = s.run(f.stopping)
-		if !errors.Is(err, context.Canceled) {
+		c, _ := f.admit(t.Context(), httptest.NewRequest("GET", "/", nil), overSSE)
+		sub := &Subscription{Reader: &busy{}, Filter: Filter{types: []string{kind}}}
+		p := &pipe{out: response{rec, http.NewResponseController(rec)}, progress: f.cfg.Progress}
+		s := f.newStream(sub, p, sseEncoder{}, f.enter(c, sub, nil))
+		c.cancel(errShutdown)
+		err = s.run(c.ctx)
+		if !errors.Is(err, errShutdown) {
 			t.Errorf("type %s: %v", kind, err)
 		}
-		s.finish(httptest.NewRequest("GET", "/", nil), err)
+		s.finish(c.ctx, err)
 		if got := rec.Body.String(); strings.Contains(got, "specversion") || !strings.Contains(got, "event: penstock.closing") {
 			t.Errorf("type %s: %s", kind, got)
 		}

@@ -29,6 +29,7 @@ type Writer struct {
 	// The offsets that the next records will get. Predicted, so that an outcome can name its events' offsets in the
 	// same transaction; checked when the broker answers.
 	nextEvent, nextOutcome, nextParked int64
+	behind                             int64
 }
 
 // OpenWriter fences whoever wrote to the partition before: InitProducerID raises the producer's epoch and aborts what
@@ -144,8 +145,11 @@ func (w *Writer) CommittedInbox(ctx context.Context) (int64, error) {
 // Poll waits for entries and returns at most n of them in order. A record that no node of ours wrote comes as a Foreign
 // entry with its offset. It returns nothing when ctx ends.
 func (w *Writer) Poll(ctx context.Context, n int) ([]Entry, error) {
-	return entriesOf(ctx, w.inbox.PollRecords(ctx, n))
+	return w.entries(ctx, w.inbox.PollRecords(ctx, n))
 }
+
+// Behind is how many offsets the inbox had beyond the last entry given out, when that was fetched.
+func (w *Writer) Behind() int64 { return w.behind }
 
 // More returns at most n further entries that are here already.
 func (w *Writer) More(n int) ([]Entry, error) {
@@ -153,10 +157,10 @@ func (w *Writer) More(n int) ([]Entry, error) {
 		return nil, nil
 	}
 	//lint:ignore SA1012 to this client nil means "don't wait"; a context that is over would give nothing
-	return entriesOf(context.Background(), w.inbox.PollRecords(nil, n))
+	return w.entries(context.Background(), w.inbox.PollRecords(nil, n))
 }
 
-func entriesOf(ctx context.Context, fetches kgo.Fetches) ([]Entry, error) {
+func (w *Writer) entries(ctx context.Context, fetches kgo.Fetches) ([]Entry, error) {
 	if err := pollError(fetches); err != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("read the inbox: %w", err)
 	}
@@ -166,13 +170,18 @@ func entriesOf(ctx context.Context, fetches kgo.Fetches) ([]Entry, error) {
 		e.Foreign = err
 		entries = append(entries, e)
 	})
+	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+		if len(entries) > 0 {
+			w.behind = p.HighWatermark - entries[len(entries)-1].Offset - 1
+		}
+	})
 	return entries, nil
 }
 
 // Commit is what one handled batch of inbox entries leaves behind, all of it or nothing.
 type Commit struct {
 	Events   []domain.Event
-	Outcomes []domain.Outcome
+	Outcomes []EncodedOutcome
 	Commands []Entry // follow-ups, to any partition of the inbox
 	Parked   []ParkedEntry
 }
@@ -230,7 +239,7 @@ func (w *Writer) records(c Commit) ([]*kgo.Record, error) {
 		records = append(records, eventRecord(t.Events, w.partition, e))
 	}
 	for _, o := range c.Outcomes {
-		r, err := outcomeRecord(t.Outcomes, o)
+		r, err := o.record(t.Outcomes)
 		if err != nil {
 			return nil, err
 		}

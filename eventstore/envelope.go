@@ -48,7 +48,10 @@ type Entry struct {
 	Release string
 	By      string
 	Note    string
-	Body    []byte // exact bytes
+	// ReplayOf is the id of the delivery that this one repeats on an operator's behalf; By and Note say whose and why.
+	ReplayOf string
+	Attempt  int    // deliveries: which try of the provider it is, from 1; 0 when it doesn't say
+	Body     []byte // exact bytes
 
 	// Partition and Offset say where the entry stands; filled in when it is read.
 	Partition int32
@@ -63,13 +66,14 @@ func (e Entry) Cause() string { return string(causeKey(e.Kind, e.Source, e.ID)) 
 // Digest identifies what an entry asks for, so that the same id with another content can be told apart.
 func (e Entry) Digest() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%d:%s%d:%s", len(e.Type), e.Type, len(e.Body), e.Body)
+	fmt.Fprintf(h, "%d:%s%d:", len(e.Type), e.Type, len(e.Body))
+	h.Write(e.Body)
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // record encodes an entry. The header names are frozen by golden files.
 func (e Entry) record(topic string, partition int32) *kgo.Record {
-	h := headers{}
+	h := newHeaders()
 	h.add("ps_kind", e.Kind)
 	h.add("ps_id", e.ID)
 	h.add("ps_source", e.Source)
@@ -86,6 +90,10 @@ func (e Entry) record(topic string, partition int32) *kgo.Record {
 	h.add("ps_release", e.Release)
 	h.add("ps_by", e.By)
 	h.add("ps_note", e.Note)
+	h.add("ps_replayof", e.ReplayOf)
+	if e.Attempt > 0 {
+		h.add("ps_attempt", strconv.Itoa(e.Attempt))
+	}
 	if len(e.Headers) > 0 {
 		b, _ := json.Marshal(e.Headers) // a map of strings always encodes, with sorted keys
 		h.add("ps_headers", string(b))
@@ -96,25 +104,30 @@ func (e Entry) record(topic string, partition int32) *kgo.Record {
 func entryOf(r *kgo.Record) (Entry, error) {
 	h := readHeaders(r)
 	e := Entry{
-		Kind: h["ps_kind"], ID: h["ps_id"], Source: h["ps_source"], Type: h["ps_type"],
-		Stream: domain.Stream(r.Key), ContentType: h["content-type"], Verification: h["ps_verification"],
-		Correlation: h["ps_correlationid"], Causation: h["ps_causationid"], TraceParent: h["ps_traceparent"],
-		Release: h["ps_release"], By: h["ps_by"], Note: h["ps_note"],
+		Kind: h.get("ps_kind"), ID: h.get("ps_id"), Source: h.get("ps_source"), Type: h.get("ps_type"),
+		Stream: domain.Stream(r.Key), ContentType: h.get("content-type"), Verification: h.get("ps_verification"),
+		Correlation: h.get("ps_correlationid"), Causation: h.get("ps_causationid"), TraceParent: h.get("ps_traceparent"),
+		Release: h.get("ps_release"), By: h.get("ps_by"), Note: h.get("ps_note"), ReplayOf: h.get("ps_replayof"),
 		Body: r.Value, Partition: r.Partition, Offset: r.Offset,
 	}
 	var errs []error
 	var err error
-	if e.Received, err = time.Parse(time.RFC3339Nano, h["ps_received"]); err != nil {
+	if e.Received, err = time.Parse(time.RFC3339Nano, h.get("ps_received")); err != nil {
 		errs = append(errs, err)
 	}
-	if v, ok := h["ps_expected"]; ok {
+	if v, ok := h.find("ps_expected"); ok {
 		n, err := strconv.ParseUint(v, 10, 64)
 		if err != nil {
 			errs = append(errs, err)
 		}
 		e.Expected = &n
 	}
-	if v, ok := h["ps_headers"]; ok {
+	if v, ok := h.find("ps_attempt"); ok {
+		if e.Attempt, err = strconv.Atoi(v); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if v, ok := h.find("ps_headers"); ok {
 		if err := json.Unmarshal([]byte(v), &e.Headers); err != nil {
 			errs = append(errs, err)
 		}
@@ -134,7 +147,7 @@ func entryOf(r *kgo.Record) (Entry, error) {
 // eventRecord encodes an event in the Kafka binary mode of CloudEvents 1.0.2
 // (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md).
 func eventRecord(topic string, partition int32, e domain.Event) *kgo.Record {
-	h := headers{}
+	h := newHeaders()
 	h.add("ce_specversion", "1.0")
 	h.add("ce_id", e.ID)
 	h.add("ce_type", e.Type)
@@ -148,6 +161,7 @@ func eventRecord(topic string, partition int32, e domain.Event) *kgo.Record {
 	h.add("ce_traceparent", e.TraceParent)
 	h.add("ce_deliveryid", e.Delivery)
 	h.add("ce_verification", e.Verification)
+	h.add("ce_replayof", e.ReplayOf)
 	if e.Schema > 1 {
 		h.add("ce_schemaversion", strconv.Itoa(e.Schema))
 	}
@@ -157,53 +171,74 @@ func eventRecord(topic string, partition int32, e domain.Event) *kgo.Record {
 func eventOf(r *kgo.Record) (domain.Event, error) {
 	h := readHeaders(r)
 	e := domain.Event{
-		ID: h["ce_id"], Type: h["ce_type"], Source: h["ce_source"], Stream: domain.Stream(h["ce_subject"]),
-		ContentType: h["content-type"], Data: r.Value, Correlation: h["ce_correlationid"], Causation: h["ce_causationid"],
-		TraceParent: h["ce_traceparent"], Delivery: h["ce_deliveryid"], Verification: h["ce_verification"],
+		ID: h.get("ce_id"), Type: h.get("ce_type"), Source: h.get("ce_source"), Stream: domain.Stream(h.get("ce_subject")),
+		ContentType: h.get("content-type"), Data: r.Value, Correlation: h.get("ce_correlationid"), Causation: h.get("ce_causationid"),
+		TraceParent: h.get("ce_traceparent"), Delivery: h.get("ce_deliveryid"), Verification: h.get("ce_verification"),
+		ReplayOf: h.get("ce_replayof"),
 	}
-	t, err1 := time.Parse(time.RFC3339Nano, h["ce_time"])
-	v, err2 := strconv.ParseUint(h["ce_streamversion"], 10, 64)
+	t, err1 := time.Parse(time.RFC3339Nano, h.get("ce_time"))
+	v, err2 := strconv.ParseUint(h.get("ce_streamversion"), 10, 64)
 	e.Time, e.Version = t, v
 	var err3 error
-	if sv, ok := h["ce_schemaversion"]; ok {
+	if sv, ok := h.find("ce_schemaversion"); ok {
 		e.Schema, err3 = strconv.Atoi(sv)
 	}
-	if err := errors.Join(err1, err2, err3); err != nil || e.ID == "" || e.Type == "" || string(r.Key) != h["ce_subject"] {
+	if err := errors.Join(err1, err2, err3); err != nil || e.ID == "" || e.Type == "" || string(r.Key) != h.get("ce_subject") {
 		return e, &domain.Error{Class: domain.Corrupt, Message: fmt.Sprintf("events record %d/%d is not an event of ours", r.Partition, r.Offset), Err: err}
 	}
 	return e, nil
 }
 
-func outcomeRecord(topic string, o domain.Outcome) (*kgo.Record, error) {
-	b, err := json.Marshal(o)
-	if err != nil {
-		return nil, fmt.Errorf("encode outcome %s: %w", o.ID, err)
-	}
-	return &kgo.Record{Topic: topic, Partition: o.Partition, Key: []byte(o.Stream), Value: b,
-		Headers: []kgo.RecordHeader{{Key: "content-type", Value: []byte("application/json")}}}, nil
+// headers collects record headers and leaves out empty ones, so that absent and empty stay the same thing. The values
+// share one buffer.
+type headers struct {
+	list []kgo.RecordHeader
+	text []byte
 }
 
-func outcomeOf(r *kgo.Record) (domain.Outcome, error) {
-	var o domain.Outcome
-	if err := json.Unmarshal(r.Value, &o); err != nil {
-		return o, &domain.Error{Class: domain.Corrupt, Message: fmt.Sprintf("outcomes record %d/%d", r.Partition, r.Offset), Err: err}
-	}
-	return o, nil
+func newHeaders() headers {
+	return headers{make([]kgo.RecordHeader, 0, 16), make([]byte, 0, 512)}
 }
-
-// headers collects record headers and leaves out empty ones, so that absent and empty stay the same thing.
-type headers struct{ list []kgo.RecordHeader }
 
 func (h *headers) add(key, value string) {
 	if value != "" {
-		h.list = append(h.list, kgo.RecordHeader{Key: key, Value: []byte(value)})
+		from := len(h.text)
+		h.text = append(h.text, value...)
+		h.list = append(h.list, kgo.RecordHeader{Key: key, Value: h.text[from:len(h.text):len(h.text)]})
 	}
 }
 
-func readHeaders(r *kgo.Record) map[string]string {
-	m := make(map[string]string, len(r.Headers))
+// texts are the header values of a record, as parts of one string.
+type texts struct {
+	list []kgo.RecordHeader
+	all  string
+}
+
+func readHeaders(r *kgo.Record) texts {
+	n := 0
 	for _, h := range r.Headers {
-		m[strings.ToLower(h.Key)] = string(h.Value)
+		n += len(h.Value)
 	}
-	return m
+	all := make([]byte, 0, n)
+	for _, h := range r.Headers {
+		all = append(all, h.Value...)
+	}
+	return texts{r.Headers, string(all)}
+}
+
+// find returns the last value of a header, whatever the case of its name.
+func (t texts) find(name string) (value string, ok bool) {
+	at := 0
+	for _, h := range t.list {
+		if len(h.Key) == len(name) && strings.EqualFold(h.Key, name) {
+			value, ok = t.all[at:at+len(h.Value)], true
+		}
+		at += len(h.Value)
+	}
+	return value, ok
+}
+
+func (t texts) get(name string) string {
+	value, _ := t.find(name)
+	return value
 }

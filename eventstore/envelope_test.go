@@ -39,11 +39,14 @@ func TestWireFormatIsFrozen(t *testing.T) {
 		Kind: KindDelivery, ID: "d1", Source: "github", Type: "github.ping", Stream: "github/octo/hello", Received: at,
 		ContentType: "application/json", Verification: "github; body", Headers: map[string]string{"user-agent": "GitHub-Hookshot/1", "a": "b"}, Body: []byte{0, 255, '\n'},
 	}
+	replayed, replay := event, delivery
+	replayed.ReplayOf, replay.ReplayOf, replay.Attempt = "d0", "d0", 2
 	lifted := event
 	lifted.Schema = 2
 	records := map[string]*kgo.Record{
 		"v1/event.json": eventRecord("e", 0, event), "v1/event-schema-2.json": eventRecord("e", 0, lifted),
 		"v1/command.json": command.record("i", 0), "v1/delivery.json": delivery.record("i", 0),
+		"v1/event-replay.json": eventRecord("e", 0, replayed), "v1/delivery-replay.json": replay.record("i", 0),
 	}
 	for name, r := range records {
 		g := golden{Key: string(r.Key), Value: string(r.Value)}
@@ -69,19 +72,20 @@ func TestWireFormatIsFrozen(t *testing.T) {
 			t.Errorf("%s: %v\nnow written as\n%s", name, err, got)
 		}
 	}
-	for name, want := range map[string]domain.Event{"v1/event.json": event, "v1/event-schema-2.json": lifted} {
+	for name, want := range map[string]domain.Event{"v1/event.json": event, "v1/event-schema-2.json": lifted, "v1/event-replay.json": replayed} {
 		if back, err := eventOf(records[name]); err != nil || !reflect.DeepEqual(back, want) {
 			t.Errorf("%+v, %v", back, err)
 		}
 	}
-	for name, want := range map[string]Entry{"v1/command.json": command, "v1/delivery.json": delivery} {
+	for name, want := range map[string]Entry{"v1/command.json": command, "v1/delivery.json": delivery, "v1/delivery-replay.json": replay} {
 		if back, err := entryOf(records[name]); err != nil || !reflect.DeepEqual(back, want) {
 			t.Errorf("%+v, %v", back, err)
 		}
 	}
-	stored, err := decodeEvent(encodeEvent(lifted))
-	if err != nil || !reflect.DeepEqual(stored, lifted) {
-		t.Errorf("%+v, %v", stored, err)
+	for _, want := range []domain.Event{lifted, replayed} {
+		if stored, err := decodeEvent(encodeEvent(want)); err != nil || !reflect.DeepEqual(stored, want) {
+			t.Errorf("%+v, %v", stored, err)
+		}
 	}
 }
 

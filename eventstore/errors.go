@@ -6,6 +6,10 @@ import "github.com/penstock-io/penstock/domain"
 var (
 	// ErrReset: the topic is not the one the position was taken from: deleted and created anew, or another cluster.
 	ErrReset = &domain.Error{Class: domain.Conflict, Rule: "reset", Message: "the log is another one than the cursor's"}
+	// ErrRetired: the table that was to be read has been replaced by a newer generation.
+	ErrRetired = &domain.Error{Class: domain.Conflict, Rule: "reset", Message: "another generation of the projection serves now"}
+	// ErrDamaged: the file of a table doesn't hold what was written to it.
+	ErrDamaged = &domain.Error{Class: domain.Corrupt, Rule: "damaged", Message: "the file is damaged"}
 	// ErrExpired: retention or an operator has removed records that the position still needed.
 	ErrExpired = &domain.Error{Class: domain.Conflict, Rule: "expired", Message: "the log no longer reaches back to the cursor"}
 	// ErrFuture: the position lies beyond the end: the log was truncated, or the cursor is foreign.

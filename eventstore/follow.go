@@ -190,6 +190,9 @@ func (l *Log) fetchRaw(ctx context.Context, topic string, at, until Position, le
 		}
 		fp := kmsg.NewFetchRequestTopicPartition()
 		fp.Partition, fp.FetchOffset, fp.PartitionMaxBytes = int32(p), next, fetchPartitionBytes
+		if until.Next[p] == next+1 {
+			fp.PartitionMaxBytes = 1 // a single record: the batch that it is in comes whole all the same
+		}
 		fp.CurrentLeaderEpoch, fp.LastFetchedEpoch = -1, -1
 		behind[leader] = append(behind[leader], fp)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -54,7 +53,8 @@ func (StreamsFold) FoldsEventsToo() {}
 func (StreamsFold) Apply(tx *Tx, e domain.Event) error {
 	var row StreamRow
 	if b := tx.Get(string(e.Stream)); b != nil {
-		if err := json.Unmarshal(b, &row); err != nil {
+		var err error
+		if row, err = decodeStreamRow(b); err != nil {
 			return fmt.Errorf("row %s: %w", e.Stream, err)
 		}
 	} else {
@@ -64,7 +64,7 @@ func (StreamsFold) Apply(tx *Tx, e domain.Event) error {
 		return put(tx, indexViolations, spotOf(tx), []byte(e.ID))
 	}
 	row.Version, row.Last, row.LastType, row.LastID = e.Version, e.Time, e.Type, e.ID
-	b, err := json.Marshal(row)
+	b, err := appendStreamRow(make([]byte, 0, 256), row)
 	if err != nil {
 		return err
 	}
@@ -107,8 +107,8 @@ func (StreamsFold) ApplyOutcome(tx *Tx, o domain.Outcome) error {
 	}
 	key := causeKey(o.Kind, o.Source, o.ID)
 	if b := index.Get(key); b != nil {
-		var first domain.Outcome
-		if err := json.Unmarshal(b, &first); err != nil {
+		first, err := decodeOutcome(b)
+		if err != nil {
 			return err
 		}
 		if first.Status != domain.Parked || o.Status == domain.Duplicate {
@@ -130,7 +130,7 @@ func (StreamsFold) ApplyOutcome(tx *Tx, o domain.Outcome) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(o)
+	b, err := appendOutcome(make([]byte, 0, 640), o)
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,8 @@ func (h *History) Head(s domain.Stream) (row StreamRow, ok bool, err error) {
 			return nil
 		}
 		ok = true
-		return json.Unmarshal(b, &row)
+		row, err = decodeStreamRow(b)
+		return err
 	})
 	return row, ok, err
 }
@@ -260,7 +261,8 @@ func (h *History) Outcome(kind, source, id string) (o domain.Outcome, ok bool, e
 		}
 		if b := outcomes.Get(key); b != nil {
 			ok = true
-			return json.Unmarshal(b, &o)
+			o, err = decodeOutcome(b)
+			return err
 		}
 		causes, err := tx.Index(indexCauses)
 		if err != nil {
@@ -349,17 +351,29 @@ type ParkedRef struct {
 	Cause  string
 }
 
-// Violations counts the events that broke their stream's order and were left out.
-func (h *History) Violations() (n int, err error) {
+// Violation is an event of another program that broke its stream's order. It is left out of the fold, on every node.
+type Violation struct {
+	Partition int32  `json:"partition"`
+	Offset    int64  `json:"offset" doc:"in the events topic"`
+	Event     string `json:"event" doc:"its id"`
+}
+
+// Violations counts the events that were left out, and returns the first ones of each partition, at most limit of all.
+func (h *History) Violations(limit int) (first []Violation, count int, err error) {
 	err = h.table.View(func(tx *Tx) error {
 		index, err := tx.Index(indexViolations)
 		if err != nil {
 			return err
 		}
-		index.Scan(nil, func(_, _ []byte) bool { n++; return true })
+		index.Scan(nil, func(k, v []byte) bool {
+			if count++; count <= limit {
+				first = append(first, Violation{int32(binary.BigEndian.Uint64(k)), int64(binary.BigEndian.Uint64(k[8:])), string(v)})
+			}
+			return true
+		})
 		return nil
 	})
-	return n, err
+	return first, count, err
 }
 
 // Reached reports whether the fold of the partition has passed the given offsets of events and outcomes.
@@ -380,11 +394,16 @@ func (h *History) Wait(ctx context.Context, partition int32, events, outcomes in
 // encodeEvent writes the fields one after the other, texts with their length before them; the body comes last.
 func encodeEvent(e domain.Event) []byte {
 	b := make([]byte, 0, len(e.Data)+320)
-	b = append(b, 1) // format
+	fields := []string{string(e.Stream), e.ID, e.Type, e.Source, e.ContentType, e.Correlation, e.Causation, e.TraceParent, e.Delivery, e.Verification}
+	format := byte(1)
+	if e.ReplayOf != "" {
+		format, fields = 2, append(fields, e.ReplayOf)
+	}
+	b = append(b, format)
 	b = binary.AppendUvarint(b, uint64(e.Schema))
 	b = binary.AppendUvarint(b, e.Version)
 	b = binary.AppendVarint(b, e.Time.UnixNano())
-	for _, s := range []string{string(e.Stream), e.ID, e.Type, e.Source, e.ContentType, e.Correlation, e.Causation, e.TraceParent, e.Delivery, e.Verification} {
+	for _, s := range fields {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}
@@ -393,7 +412,13 @@ func encodeEvent(e domain.Event) []byte {
 
 func decodeEvent(b []byte) (e domain.Event, err error) {
 	bad := &domain.Error{Class: domain.Corrupt, Message: "a stored event can't be read"}
-	if len(b) == 0 || b[0] != 1 {
+	var stream string
+	fields := []*string{&stream, &e.ID, &e.Type, &e.Source, &e.ContentType, &e.Correlation, &e.Causation, &e.TraceParent, &e.Delivery, &e.Verification}
+	switch {
+	case len(b) > 0 && b[0] == 1:
+	case len(b) > 0 && b[0] == 2:
+		fields = append(fields, &e.ReplayOf)
+	default:
 		return e, bad
 	}
 	b = b[1:]
@@ -407,8 +432,7 @@ func decodeEvent(b []byte) (e domain.Event, err error) {
 	ns, w := binary.Varint(b)
 	b = b[max(w, 0):]
 	e.Time = time.Unix(0, ns).UTC()
-	var stream string
-	for _, s := range []*string{&stream, &e.ID, &e.Type, &e.Source, &e.ContentType, &e.Correlation, &e.Causation, &e.TraceParent, &e.Delivery, &e.Verification} {
+	for _, s := range fields {
 		n := number()
 		if n > uint64(len(b)) {
 			return e, bad

@@ -150,6 +150,22 @@ func (j *journal) add(tx *bolt.Tx, next Position, changes []Change) error {
 	return tx.Bucket(bucketMeta).Put(keyJournal, b)
 }
 
+// begin empties the journal: it reaches back to p and not further.
+func (j *journal) begin(tx *bolt.Tx, p Position) error {
+	if err := tx.DeleteBucket(bucketChanges); err != nil {
+		return err
+	}
+	if _, err := tx.CreateBucket(bucketChanges); err != nil {
+		return err
+	}
+	j.first, j.keys = j.next, 0
+	b, err := json.Marshal(journalMeta{First: j.first, Next: j.next, Start: p.String()})
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketMeta).Put(keyJournal, b)
+}
+
 // ChangedSince returns the current row of every key touched since position since, with the position that these rows
 // stand at, all as of one moment. A deleted key has a nil Row. since must be a position in the table's topic; one that
 // the journal no longer reaches back to is ErrExpired.

@@ -112,7 +112,8 @@ func (l *Log) open(ctx context.Context) error {
 		kgo.ProducerBatchMaxBytes(MaxRecordBytes),
 		// How long one record may wait for a broker. Not the request's context: a hang-up must not cancel a write.
 		kgo.RecordDeliveryTimeout(10*time.Second),
-		kgo.MaxBufferedBytes(256<<20),
+		kgo.MaxBufferedBytes(appendBuffer),
+		kgo.MaxBufferedRecords(appendRecords),
 	)...)
 	if err != nil {
 		return err
@@ -248,6 +249,8 @@ func (l *Log) fill(ctx context.Context, topic string, tail *Tail) error {
 		offsets[int32(p)] = kgo.NewOffset().At(next)
 	}
 	cl, err := kgo.NewClient(l.options("tail",
+		// Or closing would take up to two seconds to say goodbye to brokers that are away.
+		kgo.WithContext(ctx),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: offsets}),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),

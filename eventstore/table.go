@@ -1,6 +1,7 @@
 package eventstore
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -8,7 +9,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock-io/penstock/domain"
@@ -22,6 +27,8 @@ type TableMeta struct {
 	Version    int    `json:"version"`
 	Generation int    `json:"generation"`
 	Cluster    string `json:"cluster"`
+	// Definition identifies what Version doesn't: the text of a declared projection, the indexes.
+	Definition string `json:"definition,omitempty"`
 }
 
 // Table is one fold of the log in one bbolt file: rows, indexes, change journal and the positions they stand at, which
@@ -30,13 +37,17 @@ type Table struct {
 	Meta TableMeta
 
 	db      *bolt.DB
+	path    string
 	journal journal
+	indexes []rowIndex
+	bulk    atomic.Bool
 
 	mu        sync.Mutex
 	positions map[string]Position // by topic
 	ahead     map[string]advance  // by topic: positions that the file doesn't hold yet, because no row changed
 	written   time.Time           // when the file was last written
 	moved     chan struct{}       // closed whenever a position moves
+	closed    bool
 }
 
 // advance is a position reached without a change since transaction tx.
@@ -55,44 +66,113 @@ var (
 	bucketIndex   = []byte("index")
 	bucketChanges = []byte("changes")
 	keyMeta       = []byte("table")
+	keyRows       = []byte("rows") // how many there are
 	keyPosition   = "position/"
 )
 
 // OpenTable opens the table in the file at path, or creates it as meta describes. meta must match what stands in an
-// existing file.
+// existing file. A file that can't be a table any more is ErrDamaged; it is left as it is.
 func OpenTable(path string, meta TableMeta) (*Table, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
+	t := &Table{Meta: meta, path: path, journal: journal{limit: journalKeys}, positions: map[string]Position{}, ahead: map[string]advance{}, moved: make(chan struct{})}
+	var err error
+	t.db, err = openFile(path, &bolt.Options{
 		Timeout: time.Second,
 		// The freelist is rebuilt at open; writing it at every commit costs megabytes on large files.
 		NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
 		InitialMmapSize: 64 << 20, // a remap waits for all readers
 	})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("%s is in use by another process", path)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, err
 	}
-	t := &Table{Meta: meta, db: db, journal: journal{limit: journalKeys}, positions: map[string]Position{}, ahead: map[string]advance{}, moved: make(chan struct{})}
 	if err := t.load(); err != nil {
-		db.Close()
+		t.db.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return t, nil
 }
 
-// ReadMeta reads what the file at path is a fold of.
-func ReadMeta(path string) (TableMeta, error) {
-	var meta TableMeta
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, ReadOnly: true})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return meta, fmt.Errorf("%s is in use by another process", path)
+// openFile opens a bbolt file, and tells damage from the rest: bbolt panics on pages that make no sense.
+func openFile(path string, options *bolt.Options) (db *bolt.DB, err error) {
+	defer catch(path, &err)
+	size := int64(-1)
+	if f, err := os.Stat(path); err == nil {
+		size = f.Size()
 	}
+	db, err = bolt.Open(path, 0o600, options)
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("%s is in use by another process", path)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return nil, damaged(path, err)
+	case err != nil && strings.Contains(err.Error(), "file size too small"): // bbolt has no error value for it
+		return nil, damaged(path, err)
+	case err != nil:
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	// A file that lost its end would be read beyond it.
+	err = db.View(func(tx *bolt.Tx) error {
+		if size > 0 && size < tx.Size() {
+			return damaged(path, fmt.Errorf("it has %d bytes and should have %d", size, tx.Size()))
+		}
+		return nil
+	})
 	if err != nil {
-		return meta, fmt.Errorf("open %s: %w", path, err)
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+func damaged(path string, err error) error {
+	return fmt.Errorf("%s: %w: %w", filepath.Base(path), ErrDamaged, err)
+}
+
+// PanicError makes an error of a recovered panic. One that comes out of bbolt, or a fault of the mapped memory under it, is
+// ErrDamaged: that is how bbolt meets a page that makes no sense, and how a disk's error shows. Call it from the
+// deferred function that recovered.
+func PanicError(path string, p any) error {
+	pc := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pc[:runtime.Callers(2, pc)])
+	panicking := false
+	for {
+		f, more := frames.Next()
+		switch {
+		case f.Function == "runtime.gopanic":
+			panicking = true
+		case panicking && strings.HasPrefix(f.Function, "go.etcd.io/bbolt"):
+			return damaged(path, fmt.Errorf("%v", p))
+		case panicking && !strings.HasPrefix(f.Function, "runtime."):
+			return fmt.Errorf("panic in %s: %v", f.Function, p)
+		}
+		if !more {
+			return fmt.Errorf("panic: %v", p)
+		}
+	}
+}
+
+// catch turns a panic of bbolt into an error, and lets others pass. To be deferred.
+func catch(path string, err *error) {
+	if p := recover(); p != nil {
+		if e := PanicError(path, p); errors.Is(e, ErrDamaged) {
+			*err = e
+			return
+		}
+		panic(p)
+	}
+}
+
+// ReadMeta reads what the file at path is a fold of.
+func ReadMeta(path string) (meta TableMeta, err error) {
+	defer catch(path, &err)
+	if f, err := os.Stat(path); err == nil && f.Size() == 0 {
+		return meta, nil // created, and the process died before it wrote anything
+	}
+	db, err := openFile(path, &bolt.Options{Timeout: time.Second, ReadOnly: true})
+	if err != nil {
+		return meta, err
 	}
 	defer db.Close()
 	err = db.View(func(tx *bolt.Tx) error {
@@ -105,7 +185,8 @@ func ReadMeta(path string) (TableMeta, error) {
 	return meta, err
 }
 
-func (t *Table) load() error {
+func (t *Table) load() (err error) {
+	defer catch(t.path, &err)
 	return t.db.Update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{bucketMeta, bucketRows, bucketIndex, bucketChanges} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
@@ -130,6 +211,11 @@ func (t *Table) load() error {
 				return err
 			}
 		}
+		if meta.Get(keyRows) == nil { // a file from before rows were counted
+			if err := meta.Put(keyRows, be64(uint64(tx.Bucket(bucketRows).Stats().KeyN))); err != nil {
+				return err
+			}
+		}
 		c := meta.Cursor()
 		for k, v := c.Seek([]byte(keyPosition)); k != nil && string(k[:min(len(k), len(keyPosition))]) == keyPosition; k, v = c.Next() {
 			p, err := ParsePosition(string(v))
@@ -142,8 +228,16 @@ func (t *Table) load() error {
 	})
 }
 
-// Close waits for running transactions and releases the file.
-func (t *Table) Close() error { return t.db.Close() }
+// Close waits for running transactions and releases the file. Whoever waits for a position gets ErrRetired.
+func (t *Table) Close() error {
+	t.mu.Lock()
+	if !t.closed {
+		t.closed = true
+		close(t.moved)
+	}
+	t.mu.Unlock()
+	return t.db.Close()
+}
 
 // Size is the file's size in bytes.
 func (t *Table) Size() int64 {
@@ -174,10 +268,13 @@ func (t *Table) wait(ctx context.Context, topic string, enough func(Position) bo
 	for {
 		t.mu.Lock()
 		p, ok := t.positions[topic]
-		moved := t.moved
+		moved, closed := t.moved, t.closed
 		t.mu.Unlock()
 		if ok && enough(p) {
 			return nil
+		}
+		if closed {
+			return ErrRetired
 		}
 		select {
 		case <-moved:
@@ -191,20 +288,27 @@ func (t *Table) wait(ctx context.Context, topic string, enough func(Position) bo
 // indexes, journal and the position next are committed together, or none of them. It returns the row changes in order.
 //
 // A batch that changes nothing moves the position in memory, and in the file with the next change or a second later.
-func (t *Table) Update(topic string, next Position, apply func(*Tx) error) ([]Change, error) {
+func (t *Table) Update(topic string, next Position, apply func(*Tx) error) (changes []Change, err error) {
+	defer catch(t.path, &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	var tx *Tx
-	err := t.db.Update(func(btx *bolt.Tx) error {
+	err = t.db.Update(func(btx *bolt.Tx) error {
 		tx = t.tx(btx)
 		if err := apply(tx); err != nil {
+			return err
+		}
+		if err := tx.flush(); err != nil {
 			return err
 		}
 		if !tx.dirty && t.advance(topic, next, btx.ID()-1) {
 			return errUnchanged
 		}
-		if err := t.journal.add(btx, next, tx.changes); err != nil {
-			return err
+		if !t.bulk.Load() {
+			if err := t.journal.add(btx, next, tx.changes); err != nil {
+				return err
+			}
 		}
-		return t.putPositions(btx.Bucket(bucketMeta), topic, next)
+		return errors.Join(addRows(btx, tx.count), t.putPositions(btx.Bucket(bucketMeta), topic, next))
 	})
 	if errors.Is(err, errUnchanged) {
 		return nil, nil
@@ -219,6 +323,75 @@ func (t *Table) Update(topic string, next Position, apply func(*Tx) error) ([]Ch
 	t.written = time.Now()
 	t.move(topic, next)
 	return tx.changes, nil
+}
+
+func addRows(tx *bolt.Tx, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	return tx.Bucket(bucketMeta).Put(keyRows, be64(uint64(rows(tx)+n)))
+}
+
+func rows(tx *bolt.Tx) int64 {
+	if b := tx.Bucket(bucketMeta).Get(keyRows); b != nil {
+		return int64(binary.BigEndian.Uint64(b))
+	}
+	return 0
+}
+
+// Rows is how many rows there are.
+func (t *Table) Rows() (n int64, err error) {
+	err = t.View(func(tx *Tx) error { n = rows(tx.tx); return nil })
+	return n, err
+}
+
+// Path is where the file is.
+func (t *Table) Path() string { return t.path }
+
+// PutNote keeps a short text of the owner beside the rows. It is synced.
+func (t *Table) PutNote(name string, b []byte) (err error) {
+	defer catch(t.path, &err)
+	return t.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put([]byte("note/"+name), b) })
+}
+
+// Note returns what PutNote has kept, or nil.
+func (t *Table) Note(name string) (b []byte, err error) {
+	err = t.View(func(tx *Tx) error {
+		b = bytes.Clone(tx.tx.Bucket(bucketMeta).Get([]byte("note/" + name)))
+		return nil
+	})
+	return b, err
+}
+
+// Keep has the table keep an index of its rows by itself: keys gives what a row is to be found under (RowIndexEntry).
+// Call it for each index of the definition, before the first Update.
+func (t *Table) Keep(index string, keys func(key string, row []byte) ([][]byte, error)) {
+	t.indexes = append(t.indexes, rowIndex{index, keys})
+}
+
+// Bulk begins to build: batches are written without waiting for the disk, and without a journal. A process that dies
+// leaves a good file behind; a machine that dies may not. Built ends it.
+func (t *Table) Bulk() {
+	t.bulk.Store(true)
+	t.db.NoSync = true
+}
+
+// Built ends what Bulk began: everything is on the disk when it returns. The journal begins here.
+func (t *Table) Built(topic string) (err error) {
+	defer catch(t.path, &err)
+	t.db.NoSync = false
+	if err := t.db.Sync(); err != nil {
+		return err
+	}
+	p, ok := t.Position(topic)
+	err = t.db.Update(func(tx *bolt.Tx) error {
+		if !ok {
+			return nil
+		}
+		return t.journal.begin(tx, p)
+	})
+	t.bulk.Store(false)
+	return err
 }
 
 var errUnchanged = errors.New("nothing to commit")
@@ -237,8 +410,10 @@ func (t *Table) advance(topic string, next Position, tx int) bool {
 
 func (t *Table) move(topic string, next Position) {
 	t.positions[topic] = next.Clone()
-	close(t.moved)
-	t.moved = make(chan struct{})
+	if !t.closed {
+		close(t.moved)
+		t.moved = make(chan struct{})
+	}
 }
 
 // putPositions writes next, and what other topics have reached without a change.
@@ -257,185 +432,18 @@ func (t *Table) putPositions(meta *bolt.Bucket, topic string, next Position) err
 
 // View reads the table as of one moment. Keep it short: never across a network write, because a long read keeps the
 // file from reusing its pages.
-func (t *Table) View(read func(*Tx) error) error {
-	return t.db.View(func(btx *bolt.Tx) error { return read(t.tx(btx)) })
+func (t *Table) View(read func(*Tx) error) (err error) {
+	defer catch(t.path, &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	err = t.db.View(func(btx *bolt.Tx) error { return read(t.tx(btx)) })
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+		return ErrRetired
+	}
+	return err
 }
 
 func (t *Table) tx(btx *bolt.Tx) *Tx {
 	return &Tx{table: t, tx: btx, rows: btx.Bucket(bucketRows), index: btx.Bucket(bucketIndex)}
-}
-
-// Change is one row that was put or deleted. (Partition, Offset, Index) is its identity, the same on every node.
-type Change struct {
-	Partition int32
-	Offset    int64
-	Index     int
-	Key       string
-	Row       []byte // nil: deleted
-}
-
-// Tx is one transaction on a table. Byte slices it returns are valid only until the transaction ends.
-type Tx struct {
-	table   *Table
-	dirty   bool
-	tx      *bolt.Tx
-	rows    *bolt.Bucket
-	index   *bolt.Bucket
-	at      Change
-	changes []Change
-}
-
-// At names the record whose changes follow. The engine calls it before each Apply.
-func (tx *Tx) At(partition int32, offset int64) {
-	tx.at = Change{Partition: partition, Offset: offset}
-}
-
-// Offset is the offset of the record being applied.
-func (tx *Tx) Offset() int64 { return tx.at.Offset }
-
-// Partition is the partition of the record being applied.
-func (tx *Tx) Partition() int32 { return tx.at.Partition }
-
-// Get returns the row of key, or nil.
-func (tx *Tx) Get(key string) []byte { return tx.rows.Get([]byte(key)) }
-
-// Put writes the row of key. The table keeps row: don't change it afterwards.
-func (tx *Tx) Put(key string, row []byte) error {
-	if row == nil {
-		return fmt.Errorf("row %q is nil", key)
-	}
-	if err := tx.rows.Put([]byte(key), row); err != nil {
-		return fmt.Errorf("put row %q: %w", key, err)
-	}
-	tx.changed(key, row)
-	return nil
-}
-
-// Delete removes the row of key, if there is one.
-func (tx *Tx) Delete(key string) error {
-	if tx.Get(key) == nil {
-		return nil
-	}
-	if err := tx.rows.Delete([]byte(key)); err != nil {
-		return fmt.Errorf("delete row %q: %w", key, err)
-	}
-	tx.changed(key, nil)
-	return nil
-}
-
-func (tx *Tx) changed(key string, row []byte) {
-	tx.dirty = true
-	c := tx.at
-	c.Key, c.Row = key, row
-	tx.at.Index++
-	tx.changes = append(tx.changes, c)
-}
-
-// Scan calls f for each row from key on, in key order, until f returns false.
-func (tx *Tx) Scan(from string, f func(key, row []byte) bool) {
-	c := tx.rows.Cursor()
-	for k, v := c.Seek([]byte(from)); k != nil; k, v = c.Next() {
-		if !f(k, v) {
-			return
-		}
-	}
-}
-
-// Position is how far into topic the rows of this transaction are.
-func (tx *Tx) Position(topic string) (Position, error) {
-	if p, ok := tx.table.aheadOf(topic, tx.tx.ID()); ok {
-		return p, nil
-	}
-	v := tx.tx.Bucket(bucketMeta).Get([]byte(keyPosition + topic))
-	if v == nil {
-		return Position{}, &domain.Error{Class: domain.Unavailable, Message: "the table has not applied anything yet"}
-	}
-	return ParsePosition(string(v))
-}
-
-// aheadOf returns the position that topic has reached without a change since transaction tx: rows read there are as of
-// that position too.
-func (t *Table) aheadOf(topic string, tx int) (Position, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	a, ok := t.ahead[topic]
-	return a.at.Clone(), ok && a.tx == tx
-}
-
-// Index is a sorted set of keys beside the rows, which changes in the same transaction but isn't shown to readers.
-type Index struct {
-	tx *Tx
-	b  *bolt.Bucket
-}
-
-// Index returns the index called name. On a table that never had it, a read-only transaction gets an empty one.
-func (tx *Tx) Index(name string) (Index, error) {
-	b := tx.index.Bucket([]byte(name))
-	if b != nil || !tx.tx.Writable() {
-		return Index{tx, b}, nil
-	}
-	b, err := tx.index.CreateBucket([]byte(name))
-	return Index{tx, b}, err
-}
-
-// Get returns the value of key, or nil.
-func (i Index) Get(key []byte) []byte {
-	if i.b == nil {
-		return nil
-	}
-	return i.b.Get(key)
-}
-
-// Put sets the value of key.
-func (i Index) Put(key, value []byte) error {
-	i.tx.dirty = true
-	return i.b.Put(key, value)
-}
-
-// Append sets the value of a key that comes after the keys near it: pages are filled, not left half empty for more.
-func (i Index) Append(key, value []byte) error {
-	i.b.FillPercent = 0.95
-	return i.Put(key, value)
-}
-
-// Delete removes key.
-func (i Index) Delete(key []byte) error {
-	i.tx.dirty = true
-	return i.b.Delete(key)
-}
-
-// Scan calls f for each key from from on, in order, until f returns false.
-func (i Index) Scan(from []byte, f func(key, value []byte) bool) {
-	if i.b == nil {
-		return
-	}
-	c := i.b.Cursor()
-	for k, v := c.Seek(from); k != nil; k, v = c.Next() {
-		if !f(k, v) {
-			return
-		}
-	}
-}
-
-// ScanBack calls f for each key before from, newest first, until f returns false. A nil from starts at the end.
-func (i Index) ScanBack(from []byte, f func(key, value []byte) bool) {
-	if i.b == nil {
-		return
-	}
-	c := i.b.Cursor()
-	var k, v []byte
-	if from == nil {
-		k, v = c.Last()
-	} else if k, _ = c.Seek(from); k == nil {
-		k, v = c.Last()
-	} else {
-		k, v = c.Prev()
-	}
-	for ; k != nil; k, v = c.Prev() {
-		if !f(k, v) {
-			return
-		}
-	}
 }
 
 func be64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }

@@ -4,6 +4,7 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/penstock-io/penstock/domain"
 )
@@ -38,7 +39,12 @@ func (r *Record) Frame(kind int, encode func() []byte) []byte {
 // were aborted, so it is never derived from the last record's offset.
 type Batch struct {
 	Records []*Record
-	Next    Position
+	// Next is empty while Rows are given that are not all there yet: then there is no position to go on from.
+	Next Position
+	// Rows says that the records are rows as they are now, not changes in their order.
+	Rows bool
+	// Arrived is when a batch came to this node's tail; zero for one that was read from elsewhere.
+	Arrived time.Time
 	// Shared says that every follower gets this batch whole and after the same position, so that encodings which
 	// depend on the position may be shared too.
 	Shared bool
@@ -46,7 +52,19 @@ type Batch struct {
 	// Done.
 	Release func()
 
-	size int64
+	size   int64
+	pieces [2]atomic.Pointer[[]byte]
+}
+
+// Piece is to a whole batch what Frame is to a record: a form that only depends on all of its records. Use it only in a
+// Batch that is Shared.
+func (b *Batch) Piece(kind int, encode func() []byte) []byte {
+	if p := b.pieces[kind].Load(); p != nil {
+		return *p
+	}
+	p := encode()
+	b.pieces[kind].Store(&p)
+	return p
 }
 
 // Done says that the batch has been used. Until then one that was read for its follower alone counts against the memory
@@ -86,9 +104,20 @@ func NewTail(at Position, maxBytes int64) *Tail {
 	return &Tail{max: maxBytes, start: at.Clone(), end: at.Clone(), wake: make(chan struct{})}
 }
 
+// Reset empties the tail: it begins at position at.
+func (t *Tail) Reset(at Position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.first += len(t.chunks)
+	t.chunks, t.bytes = nil, 0
+	t.start, t.end = at.Clone(), at.Clone()
+	t.broadcast()
+}
+
 // Append adds a batch of about size bytes. Only one goroutine may append.
 func (t *Tail) Append(b *Batch, size int64) {
 	b.size = size + 256
+	b.Arrived = time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.chunks = append(t.chunks, b)

@@ -14,39 +14,51 @@ func unreadable(err error) *problem {
 	return refuse(400, "unreadable-body", "The body can't be read", "%s", err)
 }
 
-// read reads the whole body, at most limit bytes, into a buffer that ends at the announced length or grows by
-// doubling. Only what has arrived is counted, up to a factor of two, so that a stranger who announces 25 MiB and
-// sends nothing keeps nobody out.
+// read reads the whole body of a request, at most limit bytes.
 func read(r *http.Request, limit int64, hold *hold) ([]byte, error) {
-	end := limit + 1 // one more than allowed, to see that there is more
+	size := limit + 1
 	if r.ContentLength >= 0 {
-		end = r.ContentLength
+		size = r.ContentLength
 	}
-	size := min(end, firstRead)
-	if !hold.take(size) {
+	body, err := fill(r.Body, size, limit, hold)
+	if err != nil {
+		if p, ok := errors.AsType[*problem](err); ok {
+			return nil, p
+		}
+		p := unreadable(errors.New("the body ended early, or came too slowly, or its length or chunks are wrong"))
+		p.cause = err
+		return nil, p
+	}
+	return body, nil
+}
+
+// fill reads all of r, at most limit bytes, into a buffer that ends at the announced size or grows by doubling. Only
+// what has arrived is counted, up to a factor of two, so that a stranger who announces 25 MiB and sends nothing keeps
+// nobody out. A size that isn't known is limit+1: one more than allowed, to see that there is more.
+func fill(r io.Reader, size, limit int64, hold *hold) ([]byte, error) {
+	room := min(size, firstRead)
+	if !hold.take(room) {
 		return nil, busy()
 	}
-	buf := make([]byte, 0, size)
+	buf := make([]byte, 0, room)
 	for {
 		if len(buf) == cap(buf) {
-			if int64(len(buf)) == end {
+			if int64(len(buf)) == size {
 				break
 			}
-			size := min(2*int64(cap(buf)), end)
-			if !hold.take(size - int64(cap(buf))) {
+			room := min(2*int64(cap(buf)), size)
+			if !hold.take(room - int64(cap(buf))) {
 				return nil, busy()
 			}
-			buf = append(make([]byte, 0, size), buf...)
+			buf = append(make([]byte, 0, room), buf...)
 		}
-		n, err := r.Body.Read(buf[len(buf):cap(buf)])
+		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			p := unreadable(errors.New("the body ended early, or came too slowly"))
-			p.cause = err
-			return nil, p
+			return nil, err
 		}
 	}
 	if int64(len(buf)) > limit {

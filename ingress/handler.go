@@ -8,16 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
-	"regexp"
+	"net/netip"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/penstock-io/penstock/domain"
 	"github.com/penstock-io/penstock/eventstore"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 )
 
 // Config says what a Handler takes in and where it puts it.
@@ -33,9 +34,17 @@ type Config struct {
 	// MaxInFlight bounds the bytes of all bodies being handled at once; 256 MiB by default. Beyond it the answer is
 	// 503. Bytes count as they arrive, so that announcing a large body holds nothing.
 	MaxInFlight int64
-	Clock       func() time.Time      // time.Now by default
-	Logger      *slog.Logger          // none by default
-	Registerer  prometheus.Registerer // none by default
+	// Proxies are those whose word about a sender's address is taken; none by default.
+	Proxies Proxies
+	// KeepRefused is how many refused requests of each source are kept in memory, within 256 KiB; 100 by default.
+	KeepRefused int
+	// SecretsDir is the folder of the secrets that handshakes teach, made when there is one. Empty: none can be learned.
+	SecretsDir string
+	// Vendor fetches the keys of providers that publish them; a store of its own by default.
+	Vendor     *VendorKeys
+	Clock      func() time.Time      // time.Now by default
+	Logger     *slog.Logger          // none by default
+	Registerer prometheus.Registerer // none by default
 }
 
 // Durability says where a delivery that was accepted is safe. It stands in the answer's Penstock-Durability.
@@ -47,23 +56,12 @@ const (
 	Spooled Durability = "spooled" // on this node's disk, until the log takes it
 )
 
-// Source is one configured sender. Its name stands in the URL and is the category of its streams.
-type Source struct {
-	Name     string   // letters, digits, '-', '_' and '.'; it begins with a letter or digit
-	Provider string   // a row of Providers
-	Secrets  []Secret // any of them verifies; several while one is being replaced
-	// Stream is a CEL expression for the stream key over headers (lower-case name to value), body (the parsed
-	// JSON), delivery, type and source. Empty for the provider's default. Its stream is "‹name›/‹result›".
-	Stream  string
-	MaxBody int64 // bytes; 0 for the provider's default
-}
-
 const (
 	defaultBudget      = 2500 * time.Millisecond
 	defaultMaxInFlight = 256 << 20
 )
 
-// Handler serves /hooks/{source}. It owns no goroutine; it may be used from any number.
+// Handler serves /hooks/{source}. It may be used from any number of goroutines.
 type Handler struct {
 	appendEntry func(context.Context, eventstore.Entry) (Durability, error)
 	budget      time.Duration
@@ -71,19 +69,12 @@ type Handler struct {
 	log         *slog.Logger
 	metrics     metrics
 	inFlight    *allowance
+	proxies     Proxies
+	keepRefused int
+	suspicion   *rate.Limiter
+	shakes      *shakes
+	vendor      *VendorKeys
 	routes      atomic.Pointer[map[string]*route] // replaced whole by Reload
-}
-
-// sourceName is narrower than a stream's category: a name stands in URLs, and noSource must not be one.
-var sourceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
-
-// route is a source, checked and compiled.
-type route struct {
-	source   Source
-	provider Provider
-	stream   *streamRule // nil for the provider's default
-	maxBody  int64
-	duration prometheus.Observer
 }
 
 // New checks the whole configuration, reports every problem in it, and returns a handler.
@@ -94,6 +85,14 @@ func New(c Config) (*Handler, error) {
 		clock:       c.Clock,
 		log:         c.Logger,
 		inFlight:    &allowance{limit: first(c.MaxInFlight, defaultMaxInFlight)},
+		proxies:     c.Proxies,
+		keepRefused: first(c.KeepRefused, defaultKept),
+		suspicion:   newSuspicion(),
+		shakes:      newShakes(c.SecretsDir),
+		vendor:      c.Vendor,
+	}
+	if h.vendor == nil {
+		h.vendor = NewVendorKeys()
 	}
 	if h.clock == nil {
 		h.clock = time.Now
@@ -111,7 +110,13 @@ func New(c Config) (*Handler, error) {
 	if h.inFlight.limit < firstRead {
 		errs = append(errs, fmt.Errorf("MaxInFlight is %d, it must be at least %d", h.inFlight.limit, firstRead))
 	}
-	h.metrics = newMetrics()
+	if h.keepRefused < 0 || h.keepRefused > maxKeptRefusals {
+		errs = append(errs, fmt.Errorf("KeepRefused is %d, it must be between 0 and %d", h.keepRefused, maxKeptRefusals))
+	}
+	if n := h.proxies.Header; n != "" && n != "X-Forwarded-For" && n != "Forwarded" {
+		errs = append(errs, fmt.Errorf("proxies say who asked them in X-Forwarded-For or Forwarded, not in %.64q", n))
+	}
+	h.metrics = newMetrics(h.inFlight)
 	if err := h.Reload(c.Sources); err != nil {
 		errs = append(errs, err)
 	}
@@ -119,76 +124,11 @@ func New(c Config) (*Handler, error) {
 		return nil, errors.Join(errs...)
 	}
 	if c.Registerer != nil {
-		if err := h.metrics.register(c.Registerer); err != nil {
+		if err := errors.Join(h.metrics.register(c.Registerer), c.Registerer.Register(h.shakes.taken)); err != nil {
 			return nil, err
 		}
 	}
 	return h, nil
-}
-
-// Reload replaces the sources, for secrets that changed. It reports every problem, and then nothing is replaced.
-// Requests in hand finish with the sources they began with.
-func (h *Handler) Reload(sources []Source) error {
-	routes := make(map[string]*route, len(sources))
-	var errs []error
-	for _, s := range sources {
-		r, err := h.route(s)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if routes[s.Name] != nil {
-			errs = append(errs, fmt.Errorf("source %q is there twice", s.Name))
-		}
-		routes[s.Name] = r
-	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	h.routes.Store(&routes)
-	return nil
-}
-
-func (h *Handler) route(s Source) (*route, error) {
-	var errs []error
-	bad := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("source %q: "+format, append([]any{s.Name}, args...)...))
-	}
-	if !sourceName.MatchString(s.Name) {
-		bad("a name has 1 to 64 letters, digits, '-', '_' and '.', and begins with a letter or digit")
-	}
-	if s.Name == "api" {
-		bad("the name is that of commands sent over HTTP")
-	}
-	p, ok := ProviderNamed(s.Provider)
-	if !ok {
-		bad("no provider %q", s.Provider)
-	}
-	if len(s.Secrets) == 0 || len(s.Secrets) > maxSecrets {
-		bad("1 to %d secrets, there are %d", maxSecrets, len(s.Secrets))
-	}
-	for i, secret := range s.Secrets {
-		if strings.TrimSpace(string(secret)) != string(secret) {
-			bad("secret %d begins or ends with white space; is it a file's last line break?", i+1)
-		} else if _, err := p.Scheme.key(secret); err != nil {
-			bad("secret %d: %w", i+1, err)
-		}
-	}
-	r := &route{source: s, provider: p, maxBody: first(s.MaxBody, p.MaxBody)}
-	if r.maxBody < 0 || r.maxBody > h.inFlight.limit {
-		bad("MaxBody is %d, it must be from 1 to MaxInFlight, %d", r.maxBody, h.inFlight.limit)
-	}
-	if s.Stream != "" {
-		var err error
-		if r.stream, err = compileStream(s.Stream); err != nil {
-			bad("%w", err)
-		}
-	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
-	}
-	r.duration = h.metrics.duration.WithLabelValues(s.Name)
-	return r, nil
 }
 
 // reply is an answer that is not a refusal.
@@ -197,6 +137,21 @@ type reply struct {
 	contentType string
 	body        []byte
 	durability  Durability // empty when nothing was stored
+	header      http.Header
+	dropped     string // the rule that the delivery didn't fulfil
+}
+
+// incoming is a request, and what is found out about it on its way.
+type incoming struct {
+	*http.Request
+	route  *route
+	at     time.Time
+	remote netip.Addr
+	size   int64 // of the body: read, else announced, else -1
+	id     string
+	kind   string
+	reason Reason // why its signature is wrong, as far as it was found out for the operator
+	hint   string // the same in words
 }
 
 // ServeHTTP answers one request for the source that the path value "source" names.
@@ -209,14 +164,22 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(404, "unknown-source", "No such source", "there is no source of this name").write(w)
 		return
 	}
-	answer, err := h.receive(rt, r)
+	if name := standing[rt.provider.Name]; name != "" && len(rt.source.VerifyToken) > 0 {
+		w.Header().Set(name, string(rt.source.VerifyToken))
+	}
+	in := &incoming{Request: r, route: rt, at: h.clock(), remote: h.proxies.Client(r), size: r.ContentLength}
+	answer, err := h.receive(in)
 	if err != nil {
 		p := problemOf(err)
-		h.refused(rt, p)
+		h.refused(in, p)
 		p.write(w)
 		answer.status = p.Status
 	} else {
+		if answer.dropped != "" {
+			h.dropped(in, answer.dropped)
+		}
 		header := w.Header()
+		maps.Copy(header, answer.header)
 		if answer.contentType != "" {
 			header.Set("Content-Type", answer.contentType)
 		}
@@ -232,27 +195,22 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rt.duration.Observe(time.Since(start).Seconds())
 }
 
-func (h *Handler) refused(rt *route, p *problem) {
-	if p.Reason != "" {
-		h.metrics.failures.WithLabelValues(rt.source.Name, string(p.Reason)).Inc()
-	}
-	level := slog.LevelInfo
-	if p.Status >= 500 {
-		level = slog.LevelWarn
-	}
-	h.log.Log(context.Background(), level, "webhook refused", "source", rt.source.Name, "status", p.Status,
-		"problem", p.Type, "reason", string(p.Reason), "field", p.Field, "error", p)
-}
-
 // receive takes a request all the way into the log. The order of its steps is the order of what a stranger may cost
 // us: nothing is read before the headers are in order, nothing is parsed before the signature is right.
-func (h *Handler) receive(rt *route, r *http.Request) (reply, error) {
+func (h *Handler) receive(in *incoming) (reply, error) {
+	rt, r := in.route, in.Request
+	if err := h.admit(in); err != nil {
+		return reply{}, err
+	}
+	if answer, ok, err := h.greet(in); ok {
+		return answer, err
+	}
 	if r.Method != http.MethodPost {
 		p := refuse(405, "method-not-allowed", "Webhooks are sent with POST", "this URL takes POST alone")
-		p.allow = http.MethodPost
+		p.allow = rt.provider.methods()
 		return reply{}, p
 	}
-	media, err := mediaType(rt.provider, r.Header)
+	says, err := contentOf(rt.provider, rt.content, r.Header)
 	if err != nil {
 		return reply{}, err
 	}
@@ -261,31 +219,51 @@ func (h *Handler) receive(rt *route, r *http.Request) (reply, error) {
 	}
 	hold := hold{from: h.inFlight}
 	defer hold.release()
-	body, err := read(r, rt.maxBody, &hold)
+	sent, err := read(r, rt.maxBody, &hold)
 	if err != nil {
 		return reply{}, err
 	}
-	now := h.clock()
-	if err := rt.provider.Scheme.Verify(rt.source.Secrets, r.Header, body, now); err != nil {
+	in.size = int64(len(sent))
+	body := sent
+	if says.encoding != "" && rt.provider.Inflated {
+		if body, err = inflate(sent, says.encoding, rt.maxBody, &hold); err != nil {
+			return reply{}, err
+		}
+		says.encoding = "" // what is verified is what is kept
+	}
+	err = h.verify(rt, r, body, in.at)
+	if answer, ok, err := h.greetBody(in, body, err); ok {
+		return answer, err
+	}
+	if err == nil {
+		err = rt.couldBeAnswer(body)
+	}
+	if err != nil {
+		h.investigate(in, body, says, err)
 		return reply{}, err
 	}
-	d, err := documentOf(body, media == formType)
+	if says.encoding != "" {
+		if body, err = inflate(sent, says.encoding, rt.maxBody, &hold); err != nil {
+			return reply{}, err
+		}
+	}
+	d, err := documentOf(rt.provider.open(body), says, &hold)
 	if err != nil {
-		return reply{}, unreadable(err)
+		return reply{}, unfit(err)
 	}
 	found, err := rt.provider.read(r.Header, d)
 	if err != nil {
-		if domain.ClassOf(err) == domain.Invalid {
-			return reply{}, err
-		}
-		return reply{}, unreadable(err)
+		return reply{}, unfit(err)
 	}
-	if found.challenge != nil && rt.provider.Challenge {
-		return challengeReply(*found.challenge)
-	}
-	entry, err := h.entry(rt, r, d, found, body, now, &hold)
+	entry, rule, err := h.entry(in, d, found, body, &hold)
 	if err != nil {
 		return reply{}, err
+	}
+	if rule != "" {
+		return dropReply(rule, found.bare)
+	}
+	if says.encoding != "" {
+		entry.Verification += "; sent as " + says.encoding
 	}
 	durability, err := h.store(r.Context(), entry)
 	if err != nil {
@@ -298,44 +276,91 @@ func (h *Handler) receive(rt *route, r *http.Request) (reply, error) {
 		ID     string        `json:"id"`
 		Stream domain.Stream `json:"stream"`
 	}{entry.ID, entry.Stream})
-	return reply{http.StatusAccepted, "application/json", accepted, durability}, err
+	return reply{status: http.StatusAccepted, contentType: "application/json", body: accepted, durability: durability}, err
 }
 
-// entry makes the inbox record.
+// admit refuses who isn't allowed, and what is too much, before anything of the request is looked at.
+func (h *Handler) admit(in *incoming) error {
+	if !in.route.allow.contains(in.remote) {
+		in.hint = h.proxies.hint(in.Request)
+		return refuse(403, "address-not-allowed", "The address is not allowed", "deliveries of this source come from other addresses")
+	}
+	scope, wait := in.route.limits.allow(in.remote, in.at)
+	if scope == "" {
+		return nil
+	}
+	h.metrics.limited.WithLabelValues(in.route.source.Name, scope).Inc()
+	p := refuse(429, "rate-limited", "Too many requests", "more than this %s may send; nothing was stored", scope)
+	p.retry = wait
+	return p
+}
+
+// unfit is an error about a body that isn't what it should be.
+func unfit(err error) error {
+	if _, ok := errors.AsType[*problem](err); ok || domain.ClassOf(err) == domain.Invalid {
+		return err
+	}
+	return unreadable(err)
+}
+
+// dropReply answers for a delivery that a rule drops. The sender did nothing wrong, and must not send it again.
+func dropReply(rule string, bare bool) (reply, error) {
+	if bare {
+		return reply{status: http.StatusOK, dropped: rule}, nil
+	}
+	body, err := json.Marshal(struct {
+		Dropped string `json:"dropped"`
+	}{rule})
+	return reply{status: http.StatusOK, contentType: "application/json", body: body, dropped: rule}, err
+}
+
+// verify checks that a request was signed with one of the secrets that the source has or has learned.
+func (h *Handler) verify(rt *route, r *http.Request, body []byte, now time.Time) error {
+	if rt.source.Unverified {
+		return nil
+	}
+	return rt.provider.Scheme.Verify(r.Context(), &Request{
+		Method: r.Method, URL: rt.source.address(r.URL), Header: r.Header, Body: body, Vendor: h.vendor,
+	}, h.keys(rt), now)
+}
+
+// entry makes the inbox record, or names the rule that the delivery doesn't fulfil.
 func (h *Handler) entry(
-	rt *route, r *http.Request, d document, found reading, body []byte, now time.Time, hold *hold,
-) (eventstore.Entry, error) {
-	var none eventstore.Entry
-	kind, err := typeName(rt.provider.Name, found.kind)
-	if err != nil {
-		return none, err
+	in *incoming, d document, found reading, body []byte, hold *hold,
+) (e eventstore.Entry, rule string, err error) {
+	rt, header := in.route, in.Header
+	if in.kind, err = typeName(rt.provider.Name, found.kind); err != nil {
+		return e, "", err
 	}
-	id, err := deliveryID(found, rt.provider, rt.source.Name, body)
-	if err != nil {
-		return none, err
+	if in.id, err = deliveryID(found, rt.provider, rt.source.Name, body); err != nil {
+		return e, "", err
 	}
-	key := first(found.key, id)
-	if rt.stream != nil {
-		if !hold.take(treeCost * int64(len(d.json))) {
-			return none, busy()
-		}
-		if key, err = rt.stream.key(subject{r.Header, d, id, kind, rt.source.Name}); err != nil {
-			return none, err
+	headers, err := kept(rt.provider, header)
+	if err != nil {
+		return e, "", err
+	}
+	on := &subject{
+		header: header, query: in.URL.RawQuery, remote: in.remote, document: d, id: in.id, kind: in.kind,
+		source: rt.source.Name, hold: hold,
+	}
+	if rule, err = dropped(rt.rules, on); rule != "" || err != nil {
+		return e, rule, err
+	}
+	key := first(found.key, in.id)
+	if rt.stream != nil && rt.provider.Split == nil { // of a batch it is about the items
+		if key, err = rt.stream.key(on); err != nil {
+			return e, "", err
 		}
 	}
 	stream, err := domain.NewStream(rt.source.Name, key)
 	if err != nil {
-		return none, err
-	}
-	headers, err := kept(rt.provider, r.Header)
-	if err != nil {
-		return none, err
+		return e, "", err
 	}
 	return eventstore.Entry{
-		Kind: eventstore.KindDelivery, ID: id, Source: rt.source.Name, Type: kind, Stream: stream, Received: now,
-		ContentType: r.Header.Get("Content-Type"), Verification: rt.provider.Verification, Correlation: id,
-		TraceParent: traceParent(r.Header), Headers: headers, Body: body,
-	}, nil
+		Kind: eventstore.KindDelivery, ID: in.id, Source: rt.source.Name, Type: in.kind, Stream: stream, Received: in.at,
+		ContentType: header.Get("Content-Type"), Verification: rt.verification(), Correlation: in.id,
+		TraceParent: traceParent(header), Attempt: attemptOf(header), Headers: headers, Body: rt.provider.masked(body),
+	}, "", nil
 }
 
 // store appends within the budget. The context keeps the request's values but not its end.

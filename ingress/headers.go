@@ -2,8 +2,6 @@ package ingress
 
 import (
 	"encoding/hex"
-	"errors"
-	"mime"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,26 +12,8 @@ import (
 // maxKept bounds the recorded header names and values of one delivery, in bytes.
 const maxKept = 16 << 10
 
-// mediaType returns the media type of a request, which must be one that the provider sends.
-func mediaType(p Provider, header http.Header) (string, error) {
-	unsupported := refuse(415, "unsupported-media-type", "The content type is not one that this provider sends",
-		"%s sends %s, uncompressed", p.Name, strings.Join(p.ContentTypes, " or "))
-	media := header.Get("Content-Type")
-	if media != jsonType {
-		var err error
-		// A broken parameter leaves the type readable, and no parameter matters here.
-		if media, _, err = mime.ParseMediaType(media); err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) {
-			return "", unsupported
-		}
-	}
-	if e := header.Get("Content-Encoding"); !slices.Contains(p.ContentTypes, media) || e != "" && e != "identity" {
-		return "", unsupported
-	}
-	return media, nil
-}
-
 // kept returns the headers that are recorded with a delivery: those its verification can be repeated with, and those
-// that say what it is. Credentials are on no list.
+// that say what it is. Credentials are on no list. None of them may stand twice: proxies differ in which one they keep.
 func kept(p Provider, header http.Header) (map[string]string, error) {
 	m := map[string]string{}
 	size := 0
@@ -43,6 +23,9 @@ func kept(p Provider, header http.Header) (map[string]string, error) {
 			return domain.MatchType(pattern, name)
 		}) {
 			continue
+		}
+		if len(values) > 1 && name != "user-agent" {
+			return nil, ambiguous(name)
 		}
 		m[name] = strings.Join(values, ", ")
 		if size += len(name) + len(m[name]); size > maxKept {

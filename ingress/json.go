@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/bits"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -14,22 +15,38 @@ import (
 // so that what is let in here can be read by whoever uses that package further on.
 const maxNesting = 10_000
 
+// maxKeys is how many keys an object and those around it may have together. Their hashes are kept until the object
+// ends: eight bytes for each.
+const maxKeys = 1 << 16
+
 var (
-	errNotJSON = errors.New("the body is not JSON")
-	errTooDeep = errors.New("the body nests deeper than " + strconv.Itoa(maxNesting) + " levels")
+	errNotJSON  = errors.New("the body is not JSON")
+	errTooDeep  = errors.New("the body nests deeper than " + strconv.Itoa(maxNesting) + " levels")
+	errTooMany  = errors.New("the body has more than " + strconv.Itoa(maxKeys) + " keys in one object")
+	errNotValid = errors.New("the body is not valid UTF-8")
 )
 
 // scan is the state of find.
 type scan struct {
-	body    []byte
-	tails   [][]byte
-	at      *key                      // whose value comes next; nil if nobody wants it
-	inside  *key                      // the innermost wanted object that is open; nil if there is none
-	wanted  int                       // how many wanted objects are open: they are the outermost, each inside the other
-	depth   int                       // how many arrays and objects are open
-	objects [maxNesting/64 + 1]uint64 // which of them are objects, a bit for each
-	twice   *key                      // the first wanted key that is there twice
+	body   []byte
+	tails  [][]byte
+	at     *key     // whose value comes next; nil if nobody wants it
+	inside *key     // the innermost wanted object that is open; nil if there is none
+	wanted int      // how many wanted objects are open: they are the outermost, each inside the other
+	open   []level  // the arrays and objects that are open
+	keys   []uint64 // the hashes of the keys of all objects that are open
+	twice  bool     // two keys of one object have the same hash: they are equal, but for one case in 2^64 or a rogue's
 }
+
+// level is an array or object that is open.
+type level struct {
+	object bool
+	first  int    // of its keys
+	seen   uint64 // a bit for each key, by its hash: a key whose bit is new is no repeat
+}
+
+// few is how many keys of an object are looked at one by one. Those of larger objects wait until its end.
+const few = 24
 
 // run goes from value to value. An index of -1 stands for text that is not JSON.
 func (s *scan) run() error {
@@ -41,10 +58,10 @@ func (s *scan) run() error {
 		}
 		switch c := byteAt(b, i); c {
 		case '{', '[':
-			if s.depth == maxNesting {
+			if len(s.open) == maxNesting {
 				return errTooDeep
 			}
-			s.open(c == '{')
+			s.enter(c == '{')
 			if i = space(b, i+1); byteAt(b, i) != c+2 { // '}' and ']' come two after '{' and '['
 				if i = s.element(i); i < 0 {
 					return errNotJSON
@@ -65,14 +82,16 @@ func (s *scan) run() error {
 		if i < 0 {
 			return errNotJSON
 		}
-		for i = space(b, i); s.depth > 0 && byteAt(b, i) == s.closer(); i = space(b, i+1) {
-			s.close()
+		for i = space(b, i); len(s.open) > 0 && byteAt(b, i) == s.closer(); i = space(b, i+1) {
+			s.leave()
 		}
 		switch {
-		case s.depth == 0 && i == len(b):
+		case len(s.open) == 0 && i == len(b):
 			return nil
-		case s.depth == 0 || byteAt(b, i) != ',':
+		case len(s.open) == 0 || byteAt(b, i) != ',':
 			return errNotJSON
+		case len(s.keys) > maxKeys:
+			return errTooMany
 		}
 		if i = s.element(i + 1); i < 0 {
 			return errNotJSON
@@ -80,35 +99,65 @@ func (s *scan) run() error {
 	}
 }
 
-// open enters an array or an object, the value of s.at.
-func (s *scan) open(object bool) {
-	word, bit := &s.objects[s.depth/64], uint64(1)<<(s.depth%64)
-	*word &^= bit
-	if object {
-		*word |= bit
-		if s.at != nil {
-			s.inside = s.at
-			s.wanted++
-		}
+// enter opens an array or an object, the value of s.at.
+func (s *scan) enter(object bool) {
+	if object && s.at != nil {
+		s.inside = s.at
+		s.wanted++
 	}
-	s.depth++
+	s.open = append(s.open, level{object: object, first: len(s.keys)})
 }
 
-// close leaves the innermost array or object.
-func (s *scan) close() {
-	if s.wanted == s.depth {
+// leave closes the innermost array or object.
+func (s *scan) leave() {
+	if s.wanted == len(s.open) {
 		s.inside = s.inside.above
 		s.wanted--
 	}
-	s.depth--
+	last := &s.open[len(s.open)-1]
+	if keys := s.keys[last.first:]; len(keys) > few && !s.twice {
+		s.twice = repeats(keys)
+	}
+	s.keys, s.open = s.keys[:last.first], s.open[:len(s.open)-1]
 }
 
-func (s *scan) inObject() bool {
-	return s.objects[(s.depth-1)/64]>>((s.depth-1)%64)&1 != 0
+// repeats reports whether two of many hashes are equal. It changes their order.
+func repeats(hashes []uint64) bool {
+	var seen [4096 / 64]uint64
+	if len(hashes) > 1024 {
+		slices.Sort(hashes)
+		for i := range hashes[1:] {
+			if hashes[i] == hashes[i+1] {
+				return true
+			}
+		}
+		return false
+	}
+	for i, h := range hashes {
+		word, bit := &seen[h%64], uint64(1)<<(h/64%64)
+		if *word&bit != 0 && slices.Contains(hashes[:i], h) {
+			return true
+		}
+		*word |= bit
+	}
+	return false
+}
+
+// saw notes a key of the innermost object.
+func (s *scan) saw(hash uint64) {
+	in := &s.open[len(s.open)-1]
+	if keys := s.keys[in.first:]; len(keys) < few {
+		bit := uint64(1) << (hash >> 58)
+		if in.seen&bit != 0 {
+			s.twice = s.twice || slices.Contains(keys, hash)
+		}
+		in.seen |= bit
+	}
+	s.keys = append(s.keys, hash)
 }
 
 func (s *scan) closer() byte {
-	if s.inObject() {
+	if s.open[len(s.open)-1].object {
 		return '}'
 	}
 	return ']'
@@ -117,7 +166,7 @@ func (s *scan) closer() byte {
 // element goes up to the next value in an array or object: in an object past the key, which says who wants the value.
 func (s *scan) element(i int) int {
 	s.at = nil
-	if !s.inObject() {
+	if !s.open[len(s.open)-1].object {
 		return i
 	}
 	b := s.body
@@ -125,20 +174,57 @@ func (s *scan) element(i int) int {
 	if byteAt(b, i) != '"' {
 		return -1
 	}
-	end := stringEnd(b, i)
+	end, hash := keyEnd(b, i)
 	if end < 0 {
 		return -1
 	}
-	if s.wanted == s.depth {
+	s.saw(hash)
+	if s.wanted == len(s.open) {
 		s.at = s.inside.child(unquoted(b[i:end]))
-		if s.at != nil && s.tails[s.at.number] != nil && s.twice == nil {
-			s.twice = s.at
-		}
 	}
 	if i = space(b, end); byteAt(b, i) != ':' {
 		return -1
 	}
 	return i + 1
+}
+
+// keyEnd is stringEnd for a key, and returns a hash of what the key says. Its words are mixed as they are read.
+func keyEnd(b []byte, i int) (end int, hash uint64) {
+	begin := i + 1
+	for at := begin; len(b)-at >= 8; at += 8 {
+		word := binary.LittleEndian.Uint64(b[at:])
+		found := ends(word)
+		if found == 0 {
+			hash = mix(hash, word)
+			continue
+		}
+		n := bits.TrailingZeros64(found) / 8
+		if b[at+n] != '"' {
+			break // an escape, or no JSON
+		}
+		return at + n + 1, mix(mix(hash, word&(1<<(8*n)-1)), uint64(at+n-begin))
+	}
+	if end = stringEnd(b, i); end < 0 {
+		return -1, 0
+	}
+	return end, hashOf(unquoted(b[i:end]))
+}
+
+// hashOf is the hash that keyEnd gives a key, escaped or not.
+func hashOf(key []byte) (hash uint64) {
+	var word [8]byte
+	rest := key
+	for ; len(rest) >= 8; rest = rest[8:] {
+		hash = mix(hash, binary.LittleEndian.Uint64(rest))
+	}
+	copy(word[:], rest)
+	return mix(mix(hash, binary.LittleEndian.Uint64(word[:])), uint64(len(key)))
+}
+
+// mix needs to tell honest keys apart, no more: two keys of equal hash are compared before anything is refused.
+func mix(hash, word uint64) uint64 {
+	high, low := bits.Mul64(hash^word^0x9e3779b97f4a7c15, 0xa0761d6478bd642f)
+	return high ^ low
 }
 
 // byteAt returns b[i], or at the end 0, which stands nowhere in JSON.

@@ -15,9 +15,13 @@ type metrics struct {
 	received *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	failures *prometheus.CounterVec
+	dropped  *prometheus.CounterVec
+	limited  *prometheus.CounterVec
+	broken   *prometheus.GaugeVec
+	inFlight prometheus.GaugeFunc
 }
 
-func newMetrics() metrics {
+func newMetrics(inFlight *allowance) metrics {
 	return metrics{
 		received: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "webhook_deliveries_received_total",
@@ -33,11 +37,31 @@ func newMetrics() metrics {
 			Name: "webhook_signature_failures_total",
 			Help: "Webhook requests whose signature was refused, by source and reason.",
 		}, []string{"source", "reason"}),
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "webhook_dropped_total",
+			Help: "Verified deliveries that a rule of the source's `when` dropped, by source and rule. They were answered with 200.",
+		}, []string{"source", "rule"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "webhook_rate_limited_total",
+			Help: "Webhook requests answered with 429, by source and by whose limit it was: the client's or the source's.",
+		}, []string{"source", "scope"}),
+		broken: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "webhook_allow_file_broken",
+			Help: "1 while a source's allow_file, as it is now, can't be used and the last good one stays.",
+		}, []string{"source"}),
+		inFlight: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "webhook_in_flight_bytes",
+			Help: "Bytes of webhook bodies, and of what was made of them, that are being handled.",
+		}, func() float64 { return float64(inFlight.used.Load()) }),
 	}
 }
 
 func (m metrics) register(r prometheus.Registerer) error {
-	if err := errors.Join(r.Register(m.received), r.Register(m.duration), r.Register(m.failures)); err != nil {
+	var errs []error
+	for _, c := range []prometheus.Collector{m.received, m.duration, m.failures, m.dropped, m.limited, m.broken, m.inFlight} {
+		errs = append(errs, r.Register(c))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	return nil

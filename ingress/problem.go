@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/penstock-io/penstock/domain"
 )
@@ -20,8 +22,10 @@ type problem struct {
 	Reason Reason `json:"reason,omitempty"` // bad-signature
 	Field  string `json:"field,omitempty"`  // invalid-delivery: the header or body field at fault
 
-	allow string // 405: the methods there are
-	cause error  // for the log alone
+	allow  string        // 405: the methods there are
+	accept string        // 415: the encodings that are taken
+	retry  time.Duration // 429: when there will be room
+	cause  error         // for the log alone
 }
 
 func (p *problem) Error() string {
@@ -85,7 +89,13 @@ func (p *problem) write(w http.ResponseWriter) {
 	if p.allow != "" {
 		h.Set("Allow", p.allow)
 	}
-	if p.Status == http.StatusServiceUnavailable {
+	if p.accept != "" {
+		h.Set("Accept-Encoding", p.accept)
+	}
+	switch {
+	case p.Status == http.StatusTooManyRequests && p.retry > 0:
+		h.Set("Retry-After", strconv.FormatInt(int64(math.Ceil(p.retry.Seconds())), 10))
+	case p.Status == http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(3+rand.IntN(6)))
 	}
 	w.WriteHeader(p.Status)

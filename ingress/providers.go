@@ -3,11 +3,9 @@ package ingress
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"errors"
+	"fmt"
 	"net/http"
-	"net/url"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -17,153 +15,135 @@ import (
 )
 
 // Provider is one row of the table: how a provider signs, and where in its requests the type, the delivery id and
-// the subject stand.
+// the subject stand. The rows stand in the files providers_….go, by how their requests are verified.
 type Provider struct {
-	Name   string
-	Docs   string // the provider's page on its signatures
-	Scheme Scheme
+	Name       string
+	Title      string     // as the provider calls itself; empty if that is its name with a capital
+	Docs       string     // the provider's page on its signatures, from which the row was taken
+	Confidence Confidence // in the row
+	// Secret says what the source's secret is, in the provider's words.
+	Secret  string
+	Scheme  Scheme
+	Binding Binding // what the signature covers; body, but for the rows that say otherwise
 	// Verification is recorded with each delivery: the provider, and what its signature covers. An id in a header
 	// that the signature doesn't cover can be changed by whoever holds one valid request.
 	Verification string
-	ContentTypes []string // media types it sends; others are 415
-	MaxBody      int64    // bytes, unless the source says otherwise
-	Keep         []string // headers recorded with the delivery, lower-case; a trailing * stands for any ending
-	// Challenge says that the provider proves ownership of the URL with a signed request that wants its challenge
-	// back. See challenges.go.
-	Challenge bool
+	ContentTypes []string // media types it sends; others are 415. JSON by default
+	MaxBody      int64    // bytes, unless the source says otherwise; 1 MiB by default
+	// Inflated says that the signature is over a compressed body as it was before it was compressed. By default it is over
+	// what was sent.
+	Inflated bool
+	// Keep are headers recorded with the delivery beside those that the row looks at, lower-case; a trailing * stands
+	// for any ending.
+	Keep []string
+	// Split says how its requests are taken apart that carry several events; nil for a provider with one in each.
+	Split *Split
 
-	// wants is what file needs of the body; file finds out what the delivery is called and where it belongs.
+	Type    []Field // the first that is there; "event" if none is
+	ID      []Field // of the delivery; a hash of the body if none is there
+	Subject []Field // the default stream key; the id if none is there
+
+	Budget time.Duration // within which the provider wants its answer; 0 if it doesn't say
+	Retry  string        // what it does without one; empty if it doesn't say
+	Sample string        // an event's type as the provider calls it, for samples
+	Note   string        // what an operator must know
+
+	// wants is what file needs of the body; file finds out what the delivery is called and where it belongs, for rows
+	// that Type, ID and Subject can't describe.
 	wants *wants
 	file  func(http.Header, values) (reading, error)
 }
 
-// Providers is the table of known providers.
-var Providers = []Provider{
-	{
-		Name: "github",
-		Docs: "https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries",
-		Scheme: Scheme{
-			Header: "X-Hub-Signature-256", Layout: Prefixed, Label: "sha256=", Encoding: Hex, Digest: sha256.New,
-			Message: []Part{Body()},
-		},
-		Verification: "github; body",
-		ContentTypes: []string{jsonType, formType},
-		// "Payloads are capped at 25 MB", https://docs.github.com/en/webhooks/webhook-events-and-payloads
-		MaxBody: 25 << 20,
-		Keep:    []string{"x-github-*", "x-hub-signature-256"},
-		wants: wanted(
-			"action", "number", "issue.number", "pull_request.number",
-			"repository.full_name", "organization.login", "installation.account.login", "hook_id", "hook_id.id",
-		),
-		file: fileGitHub,
-	},
-	{
-		Name: "stripe",
-		Docs: "https://docs.stripe.com/webhooks/signature",
-		Scheme: Scheme{
-			Header: "Stripe-Signature", Layout: Pairs, Label: "v1", Encoding: Hex, Digest: sha256.New,
-			Message: []Part{Timestamp(), Literal("."), Body()},
-			TimeKey: "t", Tolerance: 5 * time.Minute,
-		},
-		Verification: "stripe; timestamp+body",
-		ContentTypes: []string{jsonType},
-		MaxBody:      1 << 20,
-		Keep:         []string{"stripe-signature"},
-		wants: wanted(
-			"id", "type", "data.object.id", "data.object.customer", "data.object.customer.id",
-			"data.object.charge", "data.object.charge.id",
-			"related_object.id", // an event of API v2 carries no object, only a reference to one
-		),
-		file: fileStripe,
-	},
-	{
-		Name: "slack",
-		Docs: "https://docs.slack.dev/authentication/verifying-requests-from-slack",
-		Scheme: Scheme{
-			Header: "X-Slack-Signature", Layout: Prefixed, Label: "v0=", Encoding: Hex, Digest: sha256.New,
-			Message:    []Part{Literal("v0:"), Timestamp(), Literal(":"), Body()},
-			TimeHeader: "X-Slack-Request-Timestamp", Tolerance: 5 * time.Minute,
-		},
-		Verification: "slack; timestamp+body",
-		ContentTypes: []string{jsonType, formType},
-		MaxBody:      1 << 20,
-		Keep:         []string{"x-slack-*"},
-		Challenge:    true,
-		wants: wanted(
-			"type", "challenge", "command", "event_id", "event.type",
-			"event.channel", "event.channel.id", "event.item.channel", "event.item.channel.id",
-			"channel", "channel.id", "channel_id", "container.channel_id",
-			"team", "team.id", "team_id", "enterprise", "enterprise.id", "api_app_id",
-		),
-		file: fileSlack,
-	},
-	{
-		Name: "standard",
-		Docs: "https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md",
-		Scheme: Scheme{
-			Header: "Webhook-Signature", Layout: Tagged, Label: "v1", Encoding: Base64, Digest: sha256.New, Key: WhsecKeys,
-			Message:    []Part{HeaderText("Webhook-Id"), Literal("."), Timestamp(), Literal("."), Body()},
-			TimeHeader: "Webhook-Timestamp", Tolerance: 5 * time.Minute,
-		},
-		Verification: "standard; id+timestamp+body",
-		ContentTypes: []string{jsonType},
-		MaxBody:      1 << 20,
-		Keep:         []string{"webhook-id", "webhook-timestamp", "webhook-signature"},
-		wants:        wanted("type", "data.id", "data.id.id"),
-		file:         fileStandard,
-	},
-}
+// Confidence says how well a row is known. Which rows have been checked against the provider's own code, package
+// vectors say: see docs/verification.md.
+type Confidence string
 
+// The confidences.
 const (
-	jsonType = "application/json"
-	formType = "application/x-www-form-urlencoded"
+	VendorPage Confidence = "vendor page" // the provider's own documentation
+	ThirdParty Confidence = "third party" // somebody else's code for it, one source
+	Known      Confidence = "known"       // general knowledge; try it before you rely on it
 )
+
+// Providers is the table of known providers, in the order of their names.
+var Providers = table(familiarRows, macRows, moreMACRows, timedRows, standardRows, urlRows, publicKeyRows, tokenRows)
+
+// table puts rows together. A row that lacks something is a defect, which every start and every test would show.
+func table(parts ...[]Provider) []Provider {
+	rows := slices.Concat(parts...)
+	for i := range rows {
+		if err := rows[i].compile(); err != nil {
+			panic("ingress: row " + rows[i].Name + ": " + err.Error())
+		}
+	}
+	slices.SortFunc(rows, func(a, b Provider) int { return strings.Compare(a.Name, b.Name) })
+	return rows
+}
 
 // ProviderNamed returns the row called name.
 func ProviderNamed(name string) (Provider, bool) {
-	for _, p := range Providers {
-		if p.Name == name {
-			return p, true
+	i, ok := slices.BinarySearchFunc(Providers, name, func(p Provider, name string) int { return strings.Compare(p.Name, name) })
+	if !ok {
+		return Provider{}, false
+	}
+	return Providers[i], true
+}
+
+// NeedsURL reports whether the signature covers the address that the provider called, so that a source needs to know
+// it.
+func (p *Provider) NeedsURL() bool { return p.Scheme.needsURL() }
+
+// compile fills in what zero values stand for.
+func (p *Provider) compile() error {
+	if !sourceName.MatchString(p.Name) {
+		return fmt.Errorf("a name has 1 to 64 letters, digits, '-', '_' and '.', and begins with a letter or digit")
+	}
+	if err := p.Scheme.compile(); err != nil {
+		return err
+	}
+	p.Binding = first(p.Binding, p.Scheme.binding())
+	p.Verification = first(p.Verification, p.Name+"; "+p.Scheme.covered(p.Binding))
+	p.MaxBody = first(p.MaxBody, 1<<20)
+	p.Title = first(p.Title, strings.ToUpper(p.Name[:1])+p.Name[1:])
+	if p.ContentTypes == nil {
+		p.ContentTypes = []string{jsonType}
+	}
+	keep := p.Scheme.headers()
+	var paths []string
+	for _, list := range [][]Field{p.Type, p.ID, p.Subject} {
+		for _, f := range list {
+			f.each(func(f Field) {
+				switch f.in {
+				case fieldHeader:
+					keep = append(keep, f.name)
+				case fieldBody:
+					paths = append(paths, f.name, f.name+".id")
+				case fieldKey:
+					paths = append(paths, f.names...)
+				}
+			})
 		}
 	}
-	return Provider{}, false
+	for _, name := range keep {
+		if name = strings.ToLower(name); name != "authorization" && !slices.Contains(p.Keep, name) {
+			p.Keep = append(p.Keep[:len(p.Keep):len(p.Keep)], name)
+		}
+	}
+	if p.file == nil {
+		p.wants = wanted(paths...)
+		row := *p
+		p.file = row.fileByFields
+	}
+	return nil
 }
 
 // reading is what a provider's row finds in a request.
 type reading struct {
-	kind      string // the type without the provider's name, as sent
-	id        string // delivery id; empty for a provider that has none: a hash stands in
-	idField   string // where the id stands, for a refusal
-	key       string // the default stream key
-	challenge *string
-	bare      bool // the provider shows the answer's body to its users: answer 200 and nothing
-}
-
-// document is the JSON of a request.
-type document struct {
-	json []byte
-	form bool // it came in a form
-}
-
-// documentOf finds the JSON of a body. GitHub, if told so, and Slack's interactivity put it into the form field
-// "payload"; a form without one, such as a slash command's, becomes an object of its fields.
-func documentOf(body []byte, form bool) (document, error) {
-	if !form {
-		return document{json: body}, nil
-	}
-	fields, err := url.ParseQuery(string(body))
-	if err != nil {
-		return document{}, errors.New("the body is not a form")
-	}
-	if payload := fields["payload"]; len(payload) == 1 {
-		return document{json: []byte(payload[0]), form: true}, nil
-	}
-	object := make(map[string]string, len(fields))
-	for name := range fields {
-		object[name] = fields.Get(name)
-	}
-	b, err := json.Marshal(object)
-	return document{json: b, form: true}, err
+	kind    string // the type without the provider's name, as sent
+	id      string // delivery id; empty for a provider that has none: a hash stands in
+	idField string // where the id stands, for a refusal
+	key     string // the default stream key
+	bare    bool   // the provider shows the answer's body to its users: answer 200 and nothing
 }
 
 // read finds out what the document is called and where it belongs. An error is of class Invalid, or says that the
@@ -174,68 +154,14 @@ func (p Provider) read(h http.Header, d document) (reading, error) {
 		return reading{}, err
 	}
 	found.form = d.form
-	return p.file(h, found)
-}
-
-func fileGitHub(h http.Header, b values) (reading, error) {
-	r := reading{kind: h.Get("X-GitHub-Event"), id: h.Get("X-GitHub-Delivery"), idField: "X-GitHub-Delivery"}
-	switch {
-	case r.kind == "":
-		return r, domain.Invalidf("X-GitHub-Event", "the header is missing")
-	case r.id == "":
-		return r, domain.Invalidf(r.idField, "the header is missing")
+	r, err := p.file(h, found)
+	if p.Split != nil {
+		return batchReading(r), nil
 	}
-	if action := b.text("action"); action != "" {
-		r.kind += "." + action
+	if d.kind != "" && domain.ClassOf(err) == domain.Invalid { // what the row looks for can't be in XML, text or bytes
+		return reading{kind: d.kind}, nil
 	}
-	repository := b.text("repository.full_name")
-	r.key = first(repository, b.text("organization.login"), b.text("installation.account.login"))
-	if n := first(b.whole("issue.number"), b.whole("pull_request.number"), b.whole("number")); n > 0 && repository != "" {
-		r.key += "#" + strconv.FormatInt(n, 10)
-	}
-	if hook := b.ref("hook_id"); r.key == "" && hook != "" {
-		r.key = "hook-" + hook
-	}
-	r.key = first(r.key, r.id)
-	return r, nil
-}
-
-// fileStripe takes the customer as the subject: of a customer's own events that is the object's id. Objects that name
-// no customer but a charge, such as disputes and refunds, go by their charge.
-func fileStripe(_ http.Header, b values) (reading, error) {
-	r := reading{kind: b.text("type"), id: b.text("id"), idField: "id"}
-	switch {
-	case r.kind == "":
-		return r, domain.Invalidf("type", "the body has no type")
-	case r.id == "":
-		return r, domain.Invalidf("id", "the body has no id")
-	}
-	r.key = first(b.ref("data.object.customer"), b.ref("data.object.charge"), b.text("data.object.id"),
-		b.text("related_object.id"), r.id)
-	return r, nil
-}
-
-func fileSlack(_ http.Header, b values) (reading, error) {
-	if b.text("type") == "url_verification" && !b.form {
-		challenge := b.text("challenge")
-		return reading{challenge: &challenge}, nil
-	}
-	r := reading{kind: first(b.text("event.type"), b.text("type")), id: b.text("event_id"), idField: "event_id", bare: b.form}
-	if r.kind == "" && b.text("command") != "" {
-		r.kind = "slash_commands" // as Slack itself calls the envelope in Socket Mode
-	}
-	if r.kind == "" {
-		return r, domain.Invalidf("type", "the body has no type")
-	}
-	r.key = first(b.ref("event.channel"), b.ref("event.item.channel"), b.ref("channel"), b.text("channel_id"),
-		b.text("container.channel_id"), b.text("team_id"), b.ref("team"), b.ref("enterprise"), b.text("api_app_id"))
-	return r, nil
-}
-
-func fileStandard(h http.Header, b values) (reading, error) {
-	r := reading{kind: first(b.text("type"), "event"), id: h.Get("Webhook-Id"), idField: "webhook-id"}
-	r.key = first(b.ref("data.id"), r.id)
-	return r, nil
+	return r, err
 }
 
 const (

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/penstock-io/penstock/domain"
 )
@@ -85,7 +86,7 @@ func TestReadings(t *testing.T) {
 	} {
 		p, _ := ProviderNamed(c.provider)
 		kind, id, key, err := func() (kind, id, key string, err error) {
-			d, err := documentOf([]byte(c.body), c.header.Get("Content-Type") == formType)
+			d, err := documentOf([]byte(c.body), content{format: formatOf(c.header.Get("Content-Type"), true)}, nil)
 			if err != nil {
 				return
 			}
@@ -138,7 +139,7 @@ func TestNestedIDsAreNotFollowed(t *testing.T) {
 	nested := func(levels int) document {
 		return document{json: []byte(strings.Repeat(`{"data":{"id":`, levels/2) + `"x"` + strings.Repeat("}}", levels/2))}
 	}
-	if r, err := p.read(http.Header{"Webhook-Id": {"msg_1"}}, nested(maxNesting)); err != nil || r.key != "msg_1" {
+	if r, err := p.read(http.Header{"Webhook-Id": {"msg_1"}}, nested(maxNesting)); err != nil || first(r.key, r.id) != "msg_1" {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if _, err := p.read(http.Header{"Webhook-Id": {"msg_1"}}, nested(maxNesting+2)); err != errTooDeep {
@@ -150,29 +151,78 @@ func TestRowsAreWhole(t *testing.T) {
 	seen := map[string]bool{}
 	for _, p := range Providers {
 		s := p.Scheme
-		if seen[p.Name] || p.Docs == "" || p.Verification == "" || len(p.ContentTypes) == 0 || p.MaxBody <= 0 || p.wants == nil || p.file == nil {
+		if seen[p.Name] || p.Title == "" || !strings.HasPrefix(p.Docs, "https://") || p.Verification == "" || p.Secret == "" || p.Confidence == "" ||
+			p.Binding == "" || p.Binding == Unverified || len(p.ContentTypes) == 0 || p.MaxBody <= 0 || p.Sample == "" || p.wants == nil || p.file == nil {
 			t.Errorf("row %q lacks something or stands twice", p.Name)
 		}
 		seen[p.Name] = true
-		if s.Digest == nil || s.Label == "" || len(s.Message) == 0 || s.timed() != (s.Tolerance > 0) || s.TimeHeader != "" && s.TimeKey != "" {
-			t.Errorf("scheme of %q lacks something", p.Name)
+		if strings.ToLower(p.Name) != p.Name || strings.Contains(p.Name, ".") { // it is the first word of event types
+			t.Errorf("%q is no name for a row", p.Name)
 		}
-		for _, name := range []string{s.Header, s.TimeHeader} {
+		if (p.Binding == SharedToken) != (s.Algorithm == Token || s.Algorithm == Basic) {
+			t.Errorf("%s is bound to %s", p.Name, p.Binding)
+		}
+		names := append([]string{s.Header, s.TimeHeader}, s.Headers...)
+		for _, part := range s.Message {
+			if part.kind == partHeader || part.kind == partSignedHeaders {
+				names = append(names, part.text)
+			}
+		}
+		for _, name := range names {
 			if name != http.CanonicalHeaderKey(name) {
 				t.Errorf("%s: %q is not canonical, it would never be found", p.Name, name)
 			}
-		}
-		for _, part := range s.Message {
-			if part.kind == partHeader && part.text != http.CanonicalHeaderKey(part.text) {
-				t.Errorf("%s: %q is not canonical", p.Name, part.text)
+			// What is recorded suffices to verify the delivery again, but for credentials, which are not.
+			secret := name == "Authorization" || name == s.Header && p.Binding == SharedToken
+			if s.Numbered && name == s.Header {
+				name += "-1"
 			}
-		}
-		// What is recorded suffices to verify the delivery again.
-		for _, name := range []string{s.Header, s.TimeHeader} {
 			kept, err := kept(p, http.Header{name: {"x"}})
-			if name != "" && (err != nil || kept[strings.ToLower(name)] != "x") {
-				t.Errorf("%s: %s is not recorded: %v", p.Name, name, err)
+			if name != "" && (err != nil || (kept[strings.ToLower(name)] == "x") == secret) {
+				t.Errorf("%s: %s is recorded: %v, %v", p.Name, name, !secret, err)
 			}
 		}
+		found, ok := ProviderNamed(p.Name)
+		if !ok || found.Name != p.Name {
+			t.Errorf("%s is not found by its name", p.Name)
+		}
+	}
+	for _, name := range []string{"", "nope", "zzz"} {
+		if _, ok := ProviderNamed(name); ok {
+			t.Errorf("there is a row %q", name)
+		}
+	}
+	if len(Providers) < 100 {
+		t.Errorf("%d rows", len(Providers))
+	}
+}
+
+func TestRowsThatLackSomething(t *testing.T) {
+	good := Scheme{Header: "X-Sig"}
+	for name, change := range map[string]func(*Provider){
+		"name":          func(p *Provider) { p.Name = "a b" },
+		"no place":      func(p *Provider) { p.Scheme.Header = "" },
+		"two places":    func(p *Provider) { p.Scheme.Field = "sig" },
+		"two times":     func(p *Provider) { p.Scheme.TimeHeader, p.Scheme.TimeField = "X-Time", "time" },
+		"key of time":   func(p *Provider) { p.Scheme.TimeKey = "t" },
+		"no label":      func(p *Provider) { p.Scheme.Layout = Pairs },
+		"tolerance":     func(p *Provider) { p.Scheme.Tolerance = time.Minute },
+		"negative":      func(p *Provider) { p.Scheme.TimeHeader, p.Scheme.Tolerance = "X-Time", -time.Minute },
+		"claims":        func(p *Provider) { p.Scheme.Algorithm = JWT },
+		"no JWT":        func(p *Provider) { p.Scheme.Claims = &Claims{} },
+		"no vendor":     func(p *Provider) { p.Scheme.Algorithm, p.Scheme.Key = RSA, VendorPublicKey },
+		"shared key":    func(p *Provider) { p.Scheme.Algorithm = Ed25519 },
+		"public secret": func(p *Provider) { p.Scheme.Key = PublicKeys },
+		"in another":    func(p *Provider) { p.Scheme.Also = []Scheme{{}} },
+	} {
+		p := Provider{Name: "row", Scheme: good}
+		change(&p)
+		if err := p.compile(); err == nil {
+			t.Errorf("%s: nothing is wrong", name)
+		}
+	}
+	p := Provider{Name: "row", Scheme: good}
+	if err := p.compile(); err != nil {
+		t.Error(err)
 	}
 }

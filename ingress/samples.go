@@ -37,6 +37,7 @@ type Delivery struct {
 	Provider Provider
 	Type     string // as the event will be called: "stripe.charge.succeeded"
 	Header   http.Header
+	Query    string // of the URL, with its "?"; most have none
 	Body     []byte
 }
 
@@ -131,13 +132,16 @@ func dispute(f Facts, status string) object {
 	}
 }
 
-// SampleTypes returns the event types that Sample knows of a provider.
+// SampleTypes returns the event types that Sample knows of a provider, the plainest first.
 func SampleTypes(provider string) []string {
 	var kinds []string
 	for _, s := range samples {
 		if strings.HasPrefix(s.kind, provider+".") {
 			kinds = append(kinds, s.kind)
 		}
+	}
+	if p, ok := ProviderNamed(provider); ok && kinds == nil {
+		kinds = append(kinds, p.sampleType())
 	}
 	return kinds
 }
@@ -146,12 +150,22 @@ func SampleTypes(provider string) []string {
 // is of class NotFound.
 func Sample(kind string, f Facts) (Delivery, error) {
 	name, _, _ := strings.Cut(kind, ".")
-	p, _ := ProviderNamed(name)
+	p, ok := ProviderNamed(name)
+	if !ok {
+		return Delivery{}, &domain.Error{Class: domain.NotFound, Message: fmt.Sprintf("no sample of %q", kind)}
+	}
+	return p.NewSample(kind, f)
+}
+
+// NewSample is Sample for a row of the operator's own as well.
+func (p Provider) NewSample(kind string, f Facts) (Delivery, error) {
+	f.fill(p.Name)
+	known := false
 	for _, s := range samples {
+		known = known || strings.HasPrefix(s.kind, p.Name+".")
 		if s.kind != kind {
 			continue
 		}
-		f.fill(p.Name)
 		body, err := json.Marshal(s.body(f))
 		if err != nil {
 			return Delivery{}, fmt.Errorf("sample %s: %w", kind, err)
@@ -168,7 +182,10 @@ func Sample(kind string, f Facts) (Delivery, error) {
 		}
 		return d, nil
 	}
-	return Delivery{}, &domain.Error{Class: domain.NotFound, Message: fmt.Sprintf("no sample of %q", kind)}
+	if known || !strings.HasPrefix(kind, p.Name+".") {
+		return Delivery{}, &domain.Error{Class: domain.NotFound, Message: fmt.Sprintf("no sample of %q", kind)}
+	}
+	return p.shaped(kind, f)
 }
 
 func (f *Facts) fill(provider string) {
@@ -190,16 +207,21 @@ func (f *Facts) fill(provider string) {
 }
 
 // Request returns the delivery as a request to a source of a running node, signed at now. base is the node's URL,
-// for example "http://127.0.0.1:8080".
+// for example "http://127.0.0.1:8080"; of a provider that signs the URL it must be the source's public one. For the
+// secret see Scheme.Sign.
 func (d Delivery) Request(ctx context.Context, base, source string, secret Secret, now time.Time) (*http.Request, error) {
 	target, err := url.JoinPath(base, "hooks", url.PathEscape(source))
 	if err != nil {
 		return nil, fmt.Errorf("base URL: %w", err)
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(d.Body))
+	signed := Request{Method: http.MethodPost, URL: target + d.Query, Header: d.Header.Clone(), Body: d.Body}
+	if err := d.Provider.Scheme.Sign(&signed, secret, now); err != nil {
+		return nil, err
+	}
+	r, err := http.NewRequestWithContext(ctx, signed.Method, signed.URL, bytes.NewReader(signed.Body))
 	if err != nil {
 		return nil, fmt.Errorf("request to %s: %w", target, err)
 	}
-	r.Header = d.Header.Clone()
-	return r, d.Provider.Scheme.Sign(secret, r.Header, d.Body, now)
+	r.Header = signed.Header
+	return r, nil
 }

@@ -1,16 +1,12 @@
 package ingress
 
 import (
-	"crypto/hmac"
-	"encoding/base64"
-	"encoding/hex"
-	"errors"
+	"context"
+	"crypto"
 	"fmt"
 	"hash"
 	"log/slog"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -18,6 +14,8 @@ const (
 	maxSignatures      = 16   // candidates in one header; Stripe sends one per active secret, at most a handful
 	maxSignatureHeader = 4096 // bytes
 	maxSecrets         = 8    // per source, for rotation
+	maxGroups          = 4    // times in one header, each with its signatures; Persona sends one per secret
+	maxNumbered        = 100  // DocuSign: one header per key
 )
 
 // Secret is what a provider and a source share. It prints as "redacted" with every verb and in every encoding.
@@ -33,90 +31,190 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 // Format catches the verbs that would print the bytes without asking String, such as %d.
 func (Secret) Format(f fmt.State, _ rune) { f.Write([]byte(redacted)) }
 
+// Key is a secret and when it counts: from From on and before Until. A zero time doesn't bound.
+type Key struct {
+	Secret      Secret
+	From, Until time.Time
+}
+
+// Keys are keys without dates.
+func Keys(secrets ...Secret) []Key {
+	keys := make([]Key, len(secrets))
+	for i, s := range secrets {
+		keys[i].Secret = s
+	}
+	return keys
+}
+
+func (k Key) counts(at time.Time) bool {
+	return !at.Before(k.From) && (k.Until.IsZero() || at.Before(k.Until))
+}
+
+// Request is a request as its signature sees it.
+type Request struct {
+	Method string
+	// URL is the address that the provider called, with the query as it was sent. What stands before the query comes
+	// from configuration, never from forwarded headers, which anybody can send. Empty if none is configured.
+	URL    string
+	Header http.Header
+	Body   []byte // exactly as sent
+	// Vendor fetches what only the provider can tell: its certificates and public keys. Nil: a scheme that needs one
+	// refuses.
+	Vendor *VendorKeys
+}
+
+// Algorithm says what a signature is.
+type Algorithm int
+
+// The algorithms.
+const (
+	HMAC    Algorithm = iota // of Digest
+	Token                    // the secret itself
+	Basic                    // the secret, "user:password", as RFC 7617 has it
+	Ed25519                  // over the message
+	ECDSA                    // P-256 over Digest of the message, ASN.1
+	RSA                      // PKCS #1 v1.5 over Digest of the message
+	JWT                      // a JSON Web Token (RFC 7519): see Claims
+	None                     // no verification: everybody may send
+)
+
 // Layout says how signatures stand in their header.
 type Layout int
 
-// The layouts.
+// The layouts. The examples have the separators that are the default.
 const (
-	Prefixed Layout = iota // one signature after Label: "sha256=‹sig›"
-	Pairs                  // "t=‹time›,v1=‹sig›,v1=‹sig›": signatures under the key Label
-	Tagged                 // "v1,‹sig› v1a,‹sig›": signatures with the tag Label
+	Prefixed   Layout = iota // one signature after Label: "sha256=‹sig›"
+	Pairs                    // "t=‹time›,v1=‹sig›,v1=‹sig›": signatures under the key Label, or under any if that is "*"
+	Tagged                   // "v1,‹sig› v1a,‹sig›": signatures with the tag Label
+	List                     // "‹sig›,‹sig›"
+	Positional               // "‹time›,‹sig›,‹sig›"
+	Enveloped                // base64 of JSON that has the signature as "signature" and its key's name as "kid"
 )
 
 // Encoding is the text form of a signature.
 type Encoding int
 
-// The encodings. Base64 is the standard alphabet with padding.
+// The encodings. Base64 is the standard alphabet with padding, Base64URL the other one without.
 const (
 	Hex Encoding = iota
 	Base64
+	Base64URL
 )
 
-// KeyRule says how a configured secret becomes the bytes of the key. The prefix whsec_ doesn't tell: Stripe uses
-// the whole text, Standard Webhooks decodes what follows.
+// KeyRule says how a configured secret becomes a key. The prefix whsec_ doesn't tell: Stripe uses the whole text,
+// Standard Webhooks decodes what follows.
 type KeyRule int
 
 // The key rules.
 const (
-	Verbatim  KeyRule = iota // the secret's bytes as they are
-	WhsecKeys                // base64 after an optional "whsec_"
+	Verbatim        KeyRule = iota // the secret's bytes as they are
+	WhsecKeys                      // base64 after an optional "whsec_"
+	HexKeys                        // hexadecimal
+	Base64Keys                     // base64
+	SHA1Keys                       // SHA-1 of the secret
+	PublicKeys                     // a public key: PEM or base64 of SubjectPublicKeyInfo; Ed25519 also raw, in hex or base64
+	WhpkKeys                       // an Ed25519 public key: base64 after "whpk_"
+	VendorPublicKey                // the provider's, fetched; the secret says whose deliveries are taken
 )
 
-// Part is one piece of the signed message.
-type Part struct {
-	kind partKind
-	text string
-}
+// TimeUnit says how a timestamp is written.
+type TimeUnit int
 
-type partKind int
-
+// The units. All but ISO count from 1970.
 const (
-	partLiteral partKind = iota
-	partHeader
-	partTimestamp
-	partBody
+	Seconds TimeUnit = iota
+	Milliseconds
+	ISO   // RFC 3339
+	Epoch // seconds, or milliseconds from 13 digits on, for providers that are said to send either
 )
 
-// Literal is fixed text in the signed message.
-func Literal(text string) Part { return Part{partLiteral, text} }
+// Binding says how much a successful verification means.
+type Binding string
 
-// HeaderText is the value of a request header in the signed message. The name is in canonical form.
-func HeaderText(name string) Part { return Part{partHeader, name} }
+// The bindings.
+const (
+	BodySigned     Binding = "body"     // the signature covers the whole body
+	RequestSigned  Binding = "request"  // it covers the request's address, not the body
+	MetadataSigned Binding = "metadata" // it covers some fields of the body or headers, not all that is reported
+	SharedToken    Binding = "token"    // nothing is signed: the sender knows a secret that it sends along
+	Unverified     Binding = "none"
+)
 
-// Timestamp is the timestamp in the signed message, as sent.
-func Timestamp() Part { return Part{kind: partTimestamp} }
-
-// Body is the exact body in the signed message.
-func Body() Part { return Part{kind: partBody} }
-
-// Scheme says how a provider signs its requests: an HMAC over a message that is put together from parts. A scheme is
-// data, so that a further provider is a further row. Header names are in canonical form.
+// Scheme says how a provider signs its requests: where the signatures stand, and the message, put together from parts,
+// that they are for. A scheme is data, so that a further provider is a further row. Header names are in canonical
+// form, paths into JSON are keys joined by dots.
+//
+// Zero values stand for what is most common: HMAC-SHA256 over the body, in hexadecimal, alone in a header.
 type Scheme struct {
-	Header   string // where the signatures stand
-	Layout   Layout
-	Label    string // the prefix, key or tag that marks a signature of this scheme
-	Encoding Encoding
-	Digest   func() hash.Hash
-	Key      KeyRule
-	Message  []Part
+	Algorithm Algorithm
+	Digest    func() hash.Hash
+	Key       KeyRule
+	Encoding  Encoding
 
-	// The timestamp, in decimal seconds since 1970, stands in TimeHeader, or under TimeKey in a header of layout
-	// Pairs. With neither there is no timestamp. It may be Tolerance old, and as far in the future.
+	Header   string   // where the signatures stand: in this header,
+	Headers  []string // or in any of these as well,
+	Numbered bool     // or in Header-1, Header-2, … up to 100, without a gap,
+	Field    string   // or at this path of the JSON body,
+	Form     string   // or in this form field,
+	InBody   bool     // or the body is one
+
+	Layout    Layout
+	Label     string // the prefix, key or tag that marks a signature of this scheme
+	Separator string // of a header's entries
+	Assign    string // between key and value; "=" by default
+	Groups    string // what separates several lists of pairs, each with its own time; none by default
+
+	Message []Part
+	Or      [][]Part // further messages that count as well
+	// Each is the path of an array of the JSON body, "value" for example. Then every element has a signature of its
+	// own, Field and the JSON parts of the message are paths in the element, and all must be right.
+	Each string
+	// Pinned is a path of the JSON body whose text must be the configured secret, such as the topic of AWS SNS.
+	Pinned string
+
+	// If is a path of the JSON body that must have the text Is: the version of a signature.
+	If, Is string
+
+	// The timestamp, in Unit, stands in TimeHeader, under TimeKey in a header of layout Pairs, first in one of layout
+	// Positional, or at the path TimeField of the JSON body. With none of these there is no timestamp. It may be
+	// Tolerance old, and as far in the future; with a zero Tolerance it is not looked at beyond its form.
 	TimeHeader string
 	TimeKey    string
+	TimeField  string
+	Unit       TimeUnit
 	Tolerance  time.Duration
+
+	Claims *Claims // of a JWT
+	// Vendor finds the provider's public key for a signature; for key rule VendorPublicKey.
+	Vendor vendorKey
+	// Credential reports a secret that isn't of the form it must have; nil if it may have any.
+	Credential func(string) error
+	// Also are further schemes of the same provider. A request that is right by any of them is right.
+	Also []Scheme
+
+	size   int  // of a digest
+	paired bool // the row has further schemes, and a secret may be a key of another of them
+	needs  needs
+	fields *wants // the paths of the JSON body, or of the elements of Each
+	array  *wants // the path of Each
 }
+
+// vendorKey finds the public key with which a provider signed a request. keyID is the name of the key, of a scheme that
+// has one.
+type vendorKey func(ctx context.Context, p *pass, secret Secret, keyID string) (crypto.PublicKey, error)
 
 // Reason says why a signature was refused. The texts are stable: they stand in problem documents and metric labels.
 type Reason string
 
 // The reasons.
 const (
-	MissingHeader  Reason = "missing-header"
+	MissingHeader  Reason = "missing-header" // no signature, or something that it covers isn't there
 	Malformed      Reason = "malformed"
-	WrongSignature Reason = "wrong-signature"
-	TooOld         Reason = "too-old" // the signature is right, the time is not
+	WrongSignature Reason = "wrong-signature" // another secret, or another body
+	TooOld         Reason = "too-old"         // the signature is right, the time is not
 	TooNew         Reason = "too-new"
+	NoSecret       Reason = "no-valid-secret" // no secret of the source counts at this time
+	UntrustedKey   Reason = "untrusted-key"   // the key that the request points to is not one of the provider's
 )
 
 // Failure is a refused signature. Detail is fit for the sender: it names headers and holds no value of one, no key
@@ -130,237 +228,4 @@ func (f *Failure) Error() string { return string(f.Reason) + ": " + f.Detail }
 
 func failf(r Reason, format string, args ...any) error {
 	return &Failure{r, fmt.Sprintf(format, args...)}
-}
-
-// Verify checks that one of the signatures in header was made for body with one of the secrets, and that its
-// timestamp is within the tolerance around now. It returns nil, a *Failure, or another error when a secret can't be
-// a key of this scheme. The time is looked at last, so that TooOld and TooNew are only ever said of requests that
-// the provider signed.
-func (s Scheme) Verify(secrets []Secret, header http.Header, body []byte, now time.Time) error {
-	text, err := single(header, s.Header)
-	if err != nil {
-		return err
-	}
-	signed, err := s.parse(text)
-	if err != nil {
-		return err
-	}
-	if s.TimeHeader != "" {
-		if signed.time, err = single(header, s.TimeHeader); err != nil {
-			return err
-		}
-	}
-	sent, err := s.sent(signed.time)
-	if err != nil {
-		return err
-	}
-	right := false
-	for _, secret := range secrets {
-		mac, err := s.mac(secret, header, signed.time, body)
-		if err != nil {
-			return err
-		}
-		for _, sig := range signed.signatures {
-			right = hmac.Equal(sig, mac) || right
-		}
-	}
-	if !right {
-		return failf(WrongSignature, "no signature in %s is for this body and a secret of this source", s.Header)
-	}
-	if s.timed() {
-		if age := now.Sub(sent); age > s.Tolerance {
-			return failf(TooOld, "the timestamp is more than %v old", s.Tolerance)
-		} else if age < -s.Tolerance {
-			return failf(TooNew, "the timestamp is more than %v in the future", s.Tolerance)
-		}
-	}
-	return nil
-}
-
-// Sign sets in header the signature, and the timestamp if the scheme has one, for a request with this body. Headers
-// that are part of the signed message must already be there.
-func (s Scheme) Sign(secret Secret, header http.Header, body []byte, now time.Time) error {
-	var stamp string
-	if s.timed() {
-		stamp = strconv.FormatInt(now.Unix(), 10)
-	}
-	mac, err := s.mac(secret, header, stamp, body)
-	if err != nil {
-		return fmt.Errorf("sign: %w", err)
-	}
-	sig := hex.EncodeToString(mac)
-	if s.Encoding == Base64 {
-		sig = base64.StdEncoding.EncodeToString(mac)
-	}
-	switch s.Layout {
-	case Prefixed:
-		sig = s.Label + sig
-	case Pairs:
-		sig = s.Label + "=" + sig
-		if s.TimeKey != "" {
-			sig = s.TimeKey + "=" + stamp + "," + sig
-		}
-	case Tagged:
-		sig = s.Label + "," + sig
-	}
-	header.Set(s.Header, sig)
-	if s.TimeHeader != "" {
-		header.Set(s.TimeHeader, stamp)
-	}
-	return nil
-}
-
-func (s Scheme) timed() bool { return s.TimeHeader != "" || s.TimeKey != "" }
-
-// signed is what a signature header says.
-type signed struct {
-	time       string // as sent; empty unless the layout carries one
-	signatures [][]byte
-}
-
-// parse reads the signature header. Entries of other schemes, such as Stripe's v0, are passed over.
-func (s Scheme) parse(text string) (signed, error) {
-	var out signed
-	if len(text) > maxSignatureHeader {
-		return out, failf(Malformed, "%s is longer than %d bytes", s.Header, maxSignatureHeader)
-	}
-	size, candidates := s.Digest().Size(), 0
-	add := func(sig string) error {
-		if candidates++; candidates > maxSignatures {
-			return failf(Malformed, "%s has more than %d signatures", s.Header, maxSignatures)
-		}
-		if mac, ok := s.decode(sig, size); ok {
-			out.signatures = append(out.signatures, mac)
-		}
-		return nil
-	}
-	switch s.Layout {
-	case Prefixed:
-		if sig, ok := strings.CutPrefix(text, s.Label); ok {
-			if err := add(sig); err != nil {
-				return out, err
-			}
-		}
-	case Pairs:
-		for pair := range strings.SplitSeq(text, ",") {
-			key, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
-			switch {
-			case !ok:
-				return out, failf(Malformed, "%s is not a list of key=value", s.Header)
-			case s.TimeKey != "" && key == s.TimeKey:
-				if out.time != "" {
-					return out, failf(Malformed, "%s has more than one %s", s.Header, s.TimeKey)
-				}
-				out.time = value
-			case key == s.Label:
-				if err := add(value); err != nil {
-					return out, err
-				}
-			}
-		}
-	case Tagged:
-		for entry := range strings.SplitSeq(text, " ") {
-			if tag, sig, ok := strings.Cut(entry, ","); ok && tag == s.Label {
-				if err := add(sig); err != nil {
-					return out, err
-				}
-			}
-		}
-	}
-	if len(out.signatures) == 0 {
-		return out, failf(Malformed, "%s has no well-formed %q signature", s.Header, s.Label)
-	}
-	return out, nil
-}
-
-func (s Scheme) decode(sig string, size int) ([]byte, bool) {
-	var mac []byte
-	var err error
-	if s.Encoding == Base64 {
-		mac, err = base64.StdEncoding.Strict().DecodeString(sig)
-	} else {
-		mac, err = hex.DecodeString(sig)
-	}
-	return mac, err == nil && len(mac) == size
-}
-
-// sent reads the timestamp. It takes digits alone, no sign and no fraction: the text goes into the signed message,
-// and a separator in it would let one message be read as another.
-func (s Scheme) sent(stamp string) (time.Time, error) {
-	if !s.timed() {
-		return time.Time{}, nil
-	}
-	at := s.TimeHeader
-	if at == "" {
-		at = s.TimeKey + " in " + s.Header
-	}
-	const digits = 12 // beyond the year 30000, and far from overflowing a time.Duration's arithmetic
-	if stamp == "" || len(stamp) > digits || strings.Trim(stamp, "0123456789") != "" {
-		return time.Time{}, failf(Malformed, "%s is not a time in seconds", at)
-	}
-	n, err := strconv.ParseInt(stamp, 10, 64)
-	if err != nil {
-		return time.Time{}, failf(Malformed, "%s is not a time in seconds", at)
-	}
-	return time.Unix(n, 0), nil
-}
-
-// mac computes the signature of the message. The body is hashed where it lies, not copied into a message.
-func (s Scheme) mac(secret Secret, header http.Header, stamp string, body []byte) ([]byte, error) {
-	key, err := s.key(secret)
-	if err != nil {
-		return nil, err
-	}
-	h := hmac.New(s.Digest, key)
-	for i, p := range s.Message {
-		switch p.kind {
-		case partLiteral:
-			h.Write([]byte(p.text))
-		case partTimestamp:
-			h.Write([]byte(stamp))
-		case partBody:
-			h.Write(body)
-		case partHeader:
-			value, err := single(header, p.text)
-			if err != nil {
-				return nil, err
-			}
-			// Standard Webhooks 1.0.0, "Signature scheme": an id with the separator in it could move the border
-			// between id and timestamp.
-			if next := i + 1; next < len(s.Message) && s.Message[next].kind == partLiteral &&
-				strings.Contains(value, s.Message[next].text) {
-				return nil, failf(Malformed, "%s has a %q in it", p.text, s.Message[next].text)
-			}
-			h.Write([]byte(value))
-		}
-	}
-	return h.Sum(nil), nil
-}
-
-// key turns a configured secret into the bytes of the key. An empty key is refused: anyone can sign with it. The
-// errors say nothing of the secret's content.
-func (s Scheme) key(secret Secret) ([]byte, error) {
-	if len(secret) == 0 {
-		return nil, errors.New("the secret is empty")
-	}
-	if s.Key == Verbatim {
-		return secret, nil
-	}
-	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(string(secret), "whsec_"))
-	if err != nil || len(key) == 0 {
-		return nil, errors.New("the secret is not base64 after whsec_")
-	}
-	return key, nil
-}
-
-// single returns the one value of a header. A header that stands twice is refused: proxies differ in which they keep.
-func single(header http.Header, name string) (string, error) {
-	switch values := header[name]; {
-	case len(values) == 0 || values[0] == "":
-		return "", failf(MissingHeader, "no %s header", name)
-	case len(values) > 1:
-		return "", failf(Malformed, "the %s header stands more than once", name)
-	default:
-		return values[0], nil
-	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func TestStreamExpressions(t *testing.T) {
-	on := subject{
+	on := &subject{
 		header:   http.Header{"X-Tenant": {"acme"}, "Authorization": {"Bearer s3cret"}, "Cookie": {"s3cret"}},
 		document: document{json: []byte(`{"id":1296135570,"amount":1.5,"repo":{"name":"hello"},"tags":["a","b"]}`)},
 		id:       "d-1", kind: "github.push", source: "gh",

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/penstock-io/penstock/domain"
 )
@@ -58,17 +59,25 @@ type values struct {
 	tails [][]byte // by the key's number: the body from where its value begins; nil if the key isn't there
 }
 
-// find checks that the body is JSON (RFC 8259; exactly what encoding/json.Valid accepts) and finds the wanted values,
-// in one pass, without recursion and without keeping anything else. A wanted key, or one on the way to it, that stands
-// twice in its object is an error of class Invalid that names its path: readers disagree on which of the two counts,
-// so a delivery filed by one of them could be handled by the other.
+// find checks that the body is JSON (RFC 8259; what encoding/json.Valid accepts, as UTF-8) and finds the wanted values,
+// in one pass, without recursion and without keeping anything else. A key that stands twice in its object, anywhere, is
+// an error of class Invalid that names its path: readers disagree on which of the two counts, so a delivery filed by
+// one of them could be handled by the other.
 func (w *wants) find(body []byte) (values, error) {
-	s := scan{body: body, tails: make([][]byte, len(w.paths)), at: &w.root}
+	// Enough for ordinary bodies, so that they need no memory.
+	var levels [16]level
+	var hashes [128]uint64
+	s := scan{body: body, tails: make([][]byte, len(w.paths)), at: &w.root, open: levels[:0], keys: hashes[:0]}
 	if err := s.run(); err != nil {
 		return values{}, err
 	}
-	if s.twice != nil {
-		return values{}, domain.Invalidf(w.paths[s.twice.number], "the key stands twice in the body")
+	if !utf8.Valid(body) {
+		return values{}, notText(body)
+	}
+	if s.twice {
+		if path := repeated(body); path != "" {
+			return values{}, domain.Invalidf(path, "the key stands twice in the body")
+		}
 	}
 	return values{wants: w, tails: s.tails}, nil
 }

@@ -9,8 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
-	"strconv"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/penstock-io/penstock/domain"
@@ -26,22 +25,31 @@ type Config struct {
 	Projections []Projection
 	Logger      *slog.Logger
 	Metrics     prometheus.Registerer // nil for none
+	// Yield reports whether something more urgent than folding needs the machine; nil for never. A projection then takes
+	// a tenth of the time, with pauses of up to five seconds between its steps.
+	Yield func() bool
 }
 
 // Engine keeps every projection's table equal to the fold of the log.
 type Engine struct {
 	cfg     Config
 	views   []*View // by name
-	applied *prometheus.CounterVec
+	metrics *engineMetrics
+	builds  chan []*build
+	closing sync.WaitGroup // tables that are closed behind the back of readers
+
+	mu      sync.Mutex
+	running bool // builds are taken
 }
 
 var nameRule = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 
-// New opens the tables. A projection whose version changed, or that is new, gets the next generation, built from the
-// beginning of the log beside the files of the old ones. The caller runs Run and, at the end, calls Close.
+// New opens the tables. A projection that is new or whose definition changed gets another generation, built from the
+// beginning of the log beside the one that serves; a damaged file is put aside and built anew. The caller runs Run and,
+// at the end, calls Close.
 func New(cfg Config) (*Engine, error) {
-	e := &Engine{cfg: cfg, applied: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "penstock_projection_records_total",
-		Help: "Records applied, by projection."}, []string{"projection"})}
+	e := &Engine{cfg: cfg, builds: make(chan []*build)}
+	e.metrics = newEngineMetrics(e)
 	for _, p := range cfg.Projections {
 		if !nameRule.MatchString(p.Name()) {
 			e.Close()
@@ -60,58 +68,178 @@ func New(cfg Config) (*Engine, error) {
 		sort.Slice(e.views, func(i, j int) bool { return e.views[i].Name() < e.views[j].Name() })
 	}
 	if cfg.Metrics != nil {
-		cfg.Metrics.MustRegister(e.applied)
+		cfg.Metrics.MustRegister(e.metrics)
 	}
 	return e, nil
 }
 
+// Described is a Projection with more to its definition than its version, for example the text that it was declared by.
+type Described interface{ Definition() string }
+
+// Indexed is a Projection whose rows can be found by other keys than their own. The indexes are a part of its definition:
+// other ones are another Version.
+type Indexed interface{ Indexes() []Index }
+
+// Index finds rows by something in them.
+type Index struct {
+	Name string
+	// Keys gives what a row is found under, in the order that it sorts in. No key holds a zero byte. Like Apply it must
+	// be deterministic.
+	Keys func(key string, row []byte) ([][]byte, error)
+}
+
+func (e *Engine) meta(p Projection, generation int) eventstore.TableMeta {
+	m := eventstore.TableMeta{Name: p.Name(), Version: p.Version(), Generation: generation, Cluster: e.cfg.Log.Cluster()}
+	if d, ok := p.(Described); ok {
+		m.Definition = d.Definition()
+	}
+	return m
+}
+
+// open finds the generation that serves, and begins the one that must be built.
 func (e *Engine) open(p Projection) (*View, error) {
-	dir := filepath.Join(e.cfg.Dir, p.Name())
-	generation, err := newest(dir)
+	v := &View{projection: p, log: e.cfg.Log, folder: folder(filepath.Join(e.cfg.Dir, p.Name())), reads: make(chan struct{}, journalReads), swaps: make(chan swap)}
+	if err := os.MkdirAll(string(v.folder), 0o755); err != nil {
+		return nil, err
+	}
+	metas, err := e.take(v)
 	if err != nil {
 		return nil, err
 	}
-	meta := eventstore.TableMeta{Name: p.Name(), Version: p.Version(), Generation: max(generation, 1), Cluster: e.cfg.Log.Cluster()}
-	if generation > 0 {
-		have, err := eventstore.ReadMeta(file(dir, generation))
+	if v.files, err = v.folder.pointer(); err != nil {
+		return nil, fmt.Errorf("which generation serves: %w", err)
+	}
+	if _, there := metas[v.files.Serving]; !there {
+		v.files.Serving = 0
+		for n := range metas { // the newest complete one, as before there was a pointer
+			if _, begun, _ := v.folder.begun(n); !begun {
+				v.files.Serving = max(v.files.Serving, n)
+			}
+		}
+	}
+	last := 0
+	for n := range metas {
+		last = max(last, n)
+	}
+	if v.files.Serving > 0 {
+		m := metas[v.files.Serving]
+		want := e.meta(p, m.Generation)
+		g, err := e.openGeneration(v, p, m, m != want)
 		if err != nil {
 			return nil, err
 		}
-		if have.Version != 0 && have.Version != p.Version() {
-			meta.Generation++
-			e.cfg.Logger.Info("projection changed: building a new generation", "projection", p.Name(), "from", have.Version, "to", p.Version(), "generation", meta.Generation)
+		g.built = true
+		v.serving.Store(g)
+		away, err := e.away(g)
+		if err != nil {
+			return nil, errors.Join(err, g.table.Close())
+		}
+		if !g.frozen && !away {
+			return v, e.resume(v, metas)
+		}
+		g.frozen = true
+		if _, ok := p.(bothTopics); ok {
+			// Writers decide on this one: they must not see a fold of another definition.
+			g.table.Close()
+			v.serving.Store(nil)
+		} else {
+			e.cfg.Logger.Info("a new generation is built beside the old one", "projection", p.Name(), "from", m.Version, "to", want.Version)
+		}
+		if away {
+			e.cfg.Logger.Error("this node was away for longer than the outcomes are kept: a projection of them is built anew from what is left",
+				"projection", p.Name())
+			return v, e.prepare(v, last+1, 0)
 		}
 	}
-	table, err := eventstore.OpenTable(file(dir, meta.Generation), meta)
+	for n := range metas { // of the same definition: an unfinished build, or what served before a newer program came and went
+		if n != v.files.Serving && metas[n] == e.meta(p, n) {
+			return v, e.prepare(v, n, 0)
+		}
+	}
+	return v, e.prepare(v, last+1, 0)
+}
+
+// away reports whether the outcomes that g needs next are gone from the log.
+func (e *Engine) away(g *generation) (bool, error) {
+	topic := e.cfg.Log.Topics.Outcomes
+	at, ok := g.table.Position(topic)
+	if !ok {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	oldest, err := e.cfg.Log.Start(ctx, topic)
+	return err == nil && !at.Covers(oldest), err
+}
+
+// take reads what the files are, and puts damaged ones aside.
+func (e *Engine) take(v *View) (map[int]eventstore.TableMeta, error) {
+	list, err := v.folder.generations()
 	if err != nil {
 		return nil, err
 	}
-	v, err := newView(e.cfg.Log, p, table)
+	metas := map[int]eventstore.TableMeta{}
+	for _, n := range list {
+		b, unfinished, err := v.folder.begun(n)
+		if err != nil {
+			return nil, err
+		}
+		if unfinished && (b.Boot == "" || b.Boot != boot()) {
+			e.cfg.Logger.Warn("a generation that was being built when the machine stopped is begun anew", "projection", v.Name(), "generation", n)
+			if err := v.folder.remove(n); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		m, err := eventstore.ReadMeta(v.folder.file(n))
+		if err == nil && !v.folder.isDamaged(n) {
+			if m.Name == "" { // the process died before the first commit
+				if err := v.folder.remove(n); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if m.Name != v.Name() || m.Cluster != e.cfg.Log.Cluster() {
+				return nil, fmt.Errorf("%s is a fold of %q in cluster %s, not of this one in %s: move it away, or restore the right one",
+					v.folder.file(n), m.Name, m.Cluster, e.cfg.Log.Cluster())
+			}
+			m.Generation = n
+			metas[n] = m
+			continue
+		}
+		if err != nil && !errors.Is(err, eventstore.ErrDamaged) {
+			return nil, err
+		}
+		aside, quarantine := v.folder.quarantine(n, time.Now())
+		if quarantine != nil {
+			return nil, fmt.Errorf("put a damaged file aside: %w", quarantine)
+		}
+		e.cfg.Logger.Error("a damaged file was put aside; the projection is built anew", "projection", v.Name(), "file", aside, "error", err)
+	}
+	return metas, nil
+}
+
+func (e *Engine) openGeneration(v *View, p Projection, m eventstore.TableMeta, frozen bool) (*generation, error) {
+	table, err := eventstore.OpenTable(v.folder.file(m.Generation), m)
+	if err != nil {
+		return nil, err
+	}
+	if ix, ok := p.(Indexed); ok {
+		for _, x := range ix.Indexes() {
+			table.Keep(rowIndex+x.Name, x.Keys)
+		}
+	}
+	g, err := newGeneration(e.cfg.Log, p, table)
 	if err != nil {
 		table.Close()
 		return nil, err
 	}
-	return v, nil
+	g.frozen = frozen
+	return g, nil
 }
 
-func file(dir string, generation int) string {
-	return filepath.Join(dir, fmt.Sprintf("%06d.db", generation))
-}
-
-// newest returns the highest generation in dir, 0 for none.
-func newest(dir string) (int, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
-	}
-	top := 0
-	for _, f := range entries {
-		if n, err := strconv.Atoi(strings.TrimSuffix(f.Name(), ".db")); err == nil {
-			top = max(top, n)
-		}
-	}
-	return top, err
-}
+// rowIndex comes before the names of the indexes that tables keep by themselves.
+const rowIndex = "row/"
 
 // View returns the read model called name.
 func (e *Engine) View(name string) (*View, bool) {
@@ -130,8 +258,14 @@ func (e *Engine) Views() []*View { return e.views }
 func (e *Engine) Close() error {
 	var errs []error
 	for _, v := range e.views {
-		errs = append(errs, v.table.Close())
+		if g := v.now(); g != nil {
+			errs = append(errs, g.table.Close())
+		}
+		if b := v.building(); b != nil && b.gen != v.now() {
+			errs = append(errs, b.gen.table.Close())
+		}
 	}
+	e.closing.Wait()
 	return errors.Join(errs...)
 }
 
@@ -140,16 +274,96 @@ func (e *Engine) Close() error {
 func (e *Engine) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, v := range e.views {
-		for _, topic := range v.topics {
-			g.Go(func() error { return e.fold(ctx, v, topic) })
-		}
+		g.Go(func() error { return e.serve(ctx, v) })
 	}
+	g.Go(func() error {
+		var begun []*build
+		for _, v := range e.views {
+			if b := v.building(); b != nil {
+				begun = append(begun, b)
+			}
+		}
+		g.Go(func() error { return e.build(ctx, begun) })
+		e.accept(true)
+		defer e.accept(false)
+		for {
+			select {
+			case set := <-e.builds:
+				g.Go(func() error { return e.build(ctx, set) })
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
 	err := g.Wait()
 	for _, v := range e.views {
-		v.tail.Fail(errors.Join(eventstore.ErrClosed, err))
+		v.now().tail.Fail(errors.Join(eventstore.ErrClosed, err))
 	}
 	return err
 }
+
+func (e *Engine) accept(yes bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.running = yes
+}
+
+// swap asks for another generation to serve.
+type swap struct {
+	to *generation
+	// stop ends the folds of to. Before that it has everything that the old one has.
+	stop func()
+	done chan error
+}
+
+// serve folds the generation that serves, and changes to another when that is ready.
+func (e *Engine) serve(ctx context.Context, v *View) error {
+	for {
+		g := v.now()
+		folding, cancel := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() {
+			if g.frozen || !g.isBuilt() {
+				<-folding.Done()
+				ended <- nil
+				return
+			}
+			ended <- e.fold(folding, g)
+		}()
+		select {
+		case err := <-ended:
+			cancel()
+			return err
+		case s := <-v.swaps:
+			cancel()
+			err := <-ended
+			if err == nil {
+				err = e.swap(ctx, v, g, s)
+			}
+			s.done <- err
+			if err != nil && ctx.Err() == nil && domain.ClassOf(err) != domain.Unavailable {
+				return err
+			}
+		}
+	}
+}
+
+// fold applies all topics of a generation until ctx ends.
+func (e *Engine) fold(ctx context.Context, g *generation) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, topic := range g.topics {
+		group.Go(func() error {
+			for {
+				if err := e.foldTopic(ctx, g, topic); !errors.Is(err, errResumed) {
+					return err
+				}
+			}
+		})
+	}
+	return group.Wait()
+}
+
+var errResumed = errors.New("an operator wants it to go on")
 
 // Bounds of one transaction of a table, in records and in bytes of bodies. Batches grow with lag up to them.
 const (
@@ -157,69 +371,130 @@ const (
 	foldBytes   = 32 << 20
 )
 
-// fold applies one topic to one view, batch after batch.
-func (e *Engine) fold(ctx context.Context, v *View, topic string) error {
-	from, ok := v.table.Position(topic)
-	if !ok {
-		start, err := e.cfg.Log.Start(ctx, topic)
-		if err != nil {
-			return e.stopped(ctx, v, topic, err)
-		}
-		from = start
-		if topic == e.cfg.Log.Topics.Events {
-			for p, n := range start.Next {
-				if n > 0 {
-					return v.halt(e.cfg.Logger, fmt.Errorf("the events of partition %d begin at offset %d: history before it is lost", p, n))
-				}
+// begin is where a generation goes on in topic: its position, or the beginning of the log. ok is false when it halted.
+func (e *Engine) begin(ctx context.Context, g *generation, topic string) (from eventstore.Position, err error) {
+	from, ok := g.table.Position(topic)
+	if ok {
+		return from, nil
+	}
+	if from, err = e.cfg.Log.Start(ctx, topic); err != nil {
+		return from, err
+	}
+	if topic == e.cfg.Log.Topics.Events {
+		for p, n := range from.Next {
+			if n > 0 {
+				return from, &domain.Error{Class: domain.Conflict, Rule: "history-lost",
+					Message: fmt.Sprintf("the events of partition %d begin at offset %d: history before it is lost", p, n)}
 			}
 		}
-		// An empty log has nothing to apply, and is applied wholly all the same.
-		if _, err := v.table.Update(topic, from, func(*eventstore.Tx) error { return nil }); err != nil {
-			return v.halt(e.cfg.Logger, err)
-		}
+	}
+	// An empty log has nothing to apply, and is applied wholly all the same.
+	_, err = g.table.Update(topic, from, func(*eventstore.Tx) error { return nil })
+	return from, err
+}
+
+// foldTopic applies one topic to one generation, batch after batch.
+func (e *Engine) foldTopic(ctx context.Context, g *generation, topic string) error {
+	from, err := e.begin(ctx, g, topic)
+	if err != nil {
+		return e.stopped(ctx, g, topic, err)
 	}
 	f, err := e.cfg.Log.Follow(ctx, topic, from)
 	if err != nil {
-		return e.stopped(ctx, v, topic, err)
+		return e.stopped(ctx, g, topic, err)
 	}
 	if f.CaughtUp() {
-		v.caughtUp(topic)
+		g.caughtUp(topic)
 	}
 	for {
 		records, err := gather(ctx, f)
 		if err != nil {
-			return e.stopped(ctx, v, topic, err)
+			return e.stopped(ctx, g, topic, err)
 		}
-		if have, ok := v.table.Position(topic); ok && have.Covers(f.Position()) {
-			if topic == v.topic() {
-				v.tail.Tick()
+		if have, ok := g.table.Position(topic); ok && have.Covers(f.Position()) {
+			if topic == g.topic() {
+				g.tail.Tick()
 			}
 			if f.CaughtUp() {
-				v.caughtUp(topic)
+				g.caughtUp(topic)
 			}
 			continue
 		}
 		began := time.Now()
-		changes, err := v.table.Update(topic, f.Position(), func(tx *eventstore.Tx) error { return v.apply(tx, records) })
-		if err != nil {
-			return v.halt(e.cfg.Logger, err)
+		if !e.step(ctx, g, topic, records, f.Position()) {
+			return nil
 		}
-		e.applied.WithLabelValues(v.Name()).Add(float64(len(records)))
-		if topic == v.topic() {
-			v.publish(changes, f.Position())
-		}
+		e.metrics.applied.WithLabelValues(g.projection.Name()).Add(float64(len(records)))
+		e.metrics.took.WithLabelValues(g.projection.Name()).Observe(time.Since(began).Seconds())
 		if f.CaughtUp() {
-			v.caughtUp(topic)
+			g.caughtUp(topic)
 		}
 		// Every commit syncs the disk, which the log needs more. A pause after it lets the next batch grow; whoever
 		// waits for a position waits that much longer, feeds of events don't.
-		if err := pause(ctx, min(4*time.Since(began), maxPause)); err != nil {
+		took := time.Since(began)
+		if err := pause(ctx, min(4*took, maxPause)); err != nil {
 			return nil
+		}
+		for rested := maxPause; e.cfg.Yield != nil && rested < min(10*took, maxYield) && e.cfg.Yield(); rested += maxPause {
+			if err := pause(ctx, maxPause); err != nil {
+				return nil
+			}
 		}
 	}
 }
 
-const maxPause = 20 * time.Millisecond
+// step applies a batch of topic that ends at next. When a record can't be applied, what comes before it is kept, and the
+// generation halts until an operator has it go on. It reports false when ctx ended first.
+func (e *Engine) step(ctx context.Context, g *generation, topic string, records []*eventstore.Record, next eventstore.Position) bool {
+	for {
+		err := g.commit(topic, records, next)
+		if err == nil {
+			return true
+		}
+		var bad *failure
+		if errors.As(err, &bad) && bad.index > 0 {
+			// The same records went well just now.
+			if again := g.commit(topic, records[:bad.index], g.after(topic, records[:bad.index])); again != nil {
+				bad, err = nil, again
+			}
+		}
+		if bad != nil {
+			records = records[bad.index:]
+		}
+		resumed := g.halt(e.cfg.Logger, topic, bad, err)
+		if errors.Is(err, eventstore.ErrDamaged) {
+			e.damaged(ctx, g)
+		}
+		select {
+		case <-resumed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// damaged has a generation whose file was found damaged replaced: at once by one that is built beside it, and in any
+// case at the next start.
+func (e *Engine) damaged(ctx context.Context, g *generation) {
+	v, ok := e.View(g.projection.Name())
+	if !ok {
+		return
+	}
+	if err := v.folder.markDamaged(g.table.Meta.Generation); err != nil {
+		e.cfg.Logger.Error("a damaged file can't be marked", "projection", v.Name(), "error", err)
+	}
+	if v.now() != g {
+		return
+	}
+	if err := e.Rebuild(ctx, []string{v.Name()}, 0); err != nil {
+		e.cfg.Logger.Error("a damaged projection is built anew at the next start", "projection", v.Name(), "error", err)
+	}
+}
+
+const (
+	maxPause = 20 * time.Millisecond
+	maxYield = 5 * time.Second
+)
 
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
@@ -249,14 +524,23 @@ func gather(ctx context.Context, f *eventstore.Follower) ([]*eventstore.Record, 
 	return records, nil
 }
 
-// stopped sorts the ends of following: ctx is over, the log can't serve this view's position (the view halts), or the
+// stopped sorts the ends of following: ctx is over, the log can't serve this generation's position (it halts), or the
 // log as a whole failed.
-func (e *Engine) stopped(ctx context.Context, v *View, topic string, err error) error {
+func (e *Engine) stopped(ctx context.Context, g *generation, topic string, err error) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	if domain.ClassOf(err) == domain.Conflict {
-		return v.halt(e.cfg.Logger, fmt.Errorf("follow %s: %w", topic, err))
+	if domain.ClassOf(err) == domain.Conflict || errors.Is(err, eventstore.ErrDamaged) {
+		resumed := g.halt(e.cfg.Logger, topic, nil, fmt.Errorf("follow %s: %w", topic, err))
+		if errors.Is(err, eventstore.ErrDamaged) {
+			e.damaged(ctx, g)
+		}
+		select {
+		case <-resumed:
+			return errResumed
+		case <-ctx.Done():
+			return nil
+		}
 	}
-	return fmt.Errorf("projection %s: %w", v.Name(), err)
+	return fmt.Errorf("projection %s: %w", g.projection.Name(), err)
 }

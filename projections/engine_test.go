@@ -108,7 +108,7 @@ func (g *generator) write(t *testing.T, n int) {
 		err := g.ws[p].Commit(eventstore.Commit{
 			Events: []domain.Event{{ID: id, Type: fmt.Sprint("type", rand.IntN(5)), Source: "/sources/test", Stream: s, Version: g.versions[s],
 				Time: o.Received, Delivery: id, Causation: id, Data: []byte("{}")}},
-			Outcomes: []domain.Outcome{o},
+			Outcomes: []eventstore.EncodedOutcome{eventstore.EncodeOutcome(o)},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -196,7 +196,7 @@ func TestTablesAreTheFoldOfTheLogAcrossRestarts(t *testing.T) {
 	deliveries, _ := e.View("deliveries")
 	var ids []string
 	for cursor := ""; ; {
-		page, next, err := projections.DeliveryPage(deliveries, projections.DeliveryFilter{Source: "test"}, cursor, 7)
+		page, next, err := projections.DeliveryPage(t.Context(), deliveries, projections.DeliveryFilter{Source: "test"}, cursor, 7)
 		if err != nil {
 			t.Fatal(err)
 		}

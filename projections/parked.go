@@ -33,14 +33,16 @@ type ParkedRow struct {
 	ParkedAt  int64         `json:"parked_at" doc:"offset in the parked topic"`
 }
 
-// indexByCause finds the row of an entry that is handled again.
-const indexByCause = "by-cause"
+const (
+	indexByCause = "by-cause" // finds the row of an entry that is handled again
+	indexWaiting = "waiting"  // source → how many of its deliveries wait
+)
 
 // Name is "parked".
 func (Parked) Name() string { return "parked" }
 
 // Version of the fold.
-func (Parked) Version() int { return 1 }
+func (Parked) Version() int { return 2 }
 
 // Apply is not called: what is parked is a fold of the outcomes.
 func (Parked) Apply(*eventstore.Tx, domain.Event) error { return nil }
@@ -67,6 +69,7 @@ func (Parked) ApplyOutcome(tx *eventstore.Tx, o domain.Outcome) error {
 			return err
 		}
 	}
+	was := row.State
 	if o.Status == domain.Parked {
 		row.State, row.Reason, row.Parked, row.Tries = "waiting", o.Message, o.Handled, row.Tries+1
 		if o.ParkedAt != nil {
@@ -76,6 +79,15 @@ func (Parked) ApplyOutcome(tx *eventstore.Tx, o domain.Outcome) error {
 		row.State, row.Released, row.Outcome = "requeued", &o.Handled, o.Status
 		if o.Release == eventstore.Discard {
 			row.State, row.Outcome = "discarded", ""
+		}
+	}
+	if o.Kind == eventstore.KindDelivery && (was == "waiting") != (row.State == "waiting") {
+		change := int64(1)
+		if was == "waiting" {
+			change = -1
+		}
+		if err := count(tx, indexWaiting, o.Source, change); err != nil {
+			return err
 		}
 	}
 	row.By, row.Note = o.By, o.Note

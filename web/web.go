@@ -1,4 +1,5 @@
-// Package web is the page at /: the live events of the log, in a browser, without anything from elsewhere.
+// Package web is what a browser shows: the live events of the log at /, and the delivery log, without anything from
+// elsewhere.
 package web
 
 import (
@@ -10,21 +11,23 @@ import (
 	"time"
 )
 
-//go:embed index.html app.js style.css icon.svg
+//go:embed index.html app.js deliveries.html deliveries.js style.css icon.svg
 var files embed.FS
 
 // policy lets the page load and reach nothing but its own origin, and run no script that stands in its markup. An event
 // is somebody else's text.
 const policy = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 
-// Handler serves the page at / and what it needs under /web/. Other paths are 404.
+// Handler serves the page at /, and the other one and what both need under /web/. Other paths are 404.
 func Handler() http.Handler {
 	mux := http.NewServeMux()
 	for path, f := range map[string]struct{ name, contentType string }{
-		"/{$}":           {"index.html", "text/html; charset=utf-8"},
-		"/web/app.js":    {"app.js", "text/javascript; charset=utf-8"},
-		"/web/style.css": {"style.css", "text/css; charset=utf-8"},
-		"/web/icon.svg":  {"icon.svg", "image/svg+xml"},
+		"/{$}":                 {"index.html", "text/html; charset=utf-8"},
+		"/web/app.js":          {"app.js", "text/javascript; charset=utf-8"},
+		"/web/deliveries.html": {"deliveries.html", "text/html; charset=utf-8"},
+		"/web/deliveries.js":   {"deliveries.js", "text/javascript; charset=utf-8"},
+		"/web/style.css":       {"style.css", "text/css; charset=utf-8"},
+		"/web/icon.svg":        {"icon.svg", "image/svg+xml"},
 	} {
 		mux.Handle("GET "+path, file(f.name, f.contentType))
 	}

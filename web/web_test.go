@@ -24,6 +24,7 @@ func TestFiles(t *testing.T) {
 	for path, contentType := range map[string]string{
 		"/": "text/html; charset=utf-8", "/web/app.js": "text/javascript; charset=utf-8",
 		"/web/style.css": "text/css; charset=utf-8", "/web/icon.svg": "image/svg+xml",
+		"/web/deliveries.html": "text/html; charset=utf-8", "/web/deliveries.js": "text/javascript; charset=utf-8",
 	} {
 		resp := get(t, path, "")
 		h := resp.Header
@@ -43,33 +44,40 @@ func TestFiles(t *testing.T) {
 }
 
 // The policy would stop all of this in the browser, where nobody sees why.
-func TestPageObeysItsPolicy(t *testing.T) {
-	page, err := io.ReadAll(get(t, "/", "").Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range regexp.MustCompile(`(?:src|href)="([^"]*)"`).FindAllSubmatch(page, -1) {
-		path := string(m[1])
-		if !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") {
-			t.Errorf("%s is elsewhere", path)
+func TestPagesObeyTheirPolicy(t *testing.T) {
+	for path, links := range map[string][]string{
+		"/":                    {"/docs", "/openapi.json", "/v1/status", "/v1/events", "/v1/projections", "/v1/deliveries", "/metrics", "/web/deliveries.html"},
+		"/web/deliveries.html": {"/", "/docs", "/v1/deliveries", "/v1/replays"},
+	} {
+		page, err := io.ReadAll(get(t, path, "").Body)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if strings.HasPrefix(path, "/web/") && get(t, path, "").StatusCode != http.StatusOK {
-			t.Errorf("%s is not served", path)
+		for _, m := range regexp.MustCompile(`(?:src|href)="([^"]*)"`).FindAllSubmatch(page, -1) {
+			path := string(m[1])
+			if !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") {
+				t.Errorf("%s is elsewhere", path)
+			}
+			if strings.HasPrefix(path, "/web/") && get(t, path, "").StatusCode != http.StatusOK {
+				t.Errorf("%s is not served", path)
+			}
+		}
+		if m := regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|<script[^>]*>[^<]`).Find(page); m != nil {
+			t.Errorf("inline: %s", m)
+		}
+		for _, link := range links {
+			if !strings.Contains(string(page), `href="`+link+`"`) {
+				t.Errorf("%s: no link to %s", path, link)
+			}
 		}
 	}
-	if m := regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|<script[^>]*>[^<]`).Find(page); m != nil {
-		t.Errorf("inline: %s", m)
-	}
-	for _, link := range []string{"/docs", "/openapi.json", "/v1/status", "/v1/events", "/v1/projections", "/v1/deliveries", "/metrics"} {
-		if !strings.Contains(string(page), `href="`+link+`"`) {
-			t.Errorf("no link to %s", link)
+	for _, name := range []string{"app.js", "deliveries.js"} {
+		script, err := files.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	script, err := files.ReadFile("app.js")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m := regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|\.style\.`).Find(script); m != nil {
-		t.Errorf("%s in the script", m)
+		if m := regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|\.style\.`).Find(script); m != nil {
+			t.Errorf("%s in %s", m, name)
+		}
 	}
 }
