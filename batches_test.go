@@ -334,7 +334,7 @@ func TestTheLargestBatch(t *testing.T) {
 		t.Fatalf("%+v", d)
 	}
 	total := 0
-	eventstoretest.Until(t, "every item is an event", func() bool {
+	eventstoretest.Until(t, "every item is an event", func() bool { t.Log(time.Now(), total)
 		total = 0
 		for i := range 100 {
 			var head struct{ Version int }

@@ -46,6 +46,8 @@ type Config struct {
 	Deliveries DeliveriesConfig `koanf:"deliveries"`
 	Feeds      FeedsConfig      `koanf:"feeds"`
 	TLS        TLSConfig        `koanf:"tls"`
+	// Projections are read models that the file declares, by name.
+	Projections map[string]ProjectionConfig `koanf:"projections"`
 }
 
 // SpoolConfig says how deliveries wait on this node's disk, in Data, while Kafka is away.
@@ -156,7 +158,8 @@ func envKey(variable string) string {
 var keyRules = []*regexp.Regexp{
 	regexp.MustCompile(`^(listen|data|public_url|trusted_proxies|proxy_header|keep_refused|kafka\.(brokers|embedded|prefix|partitions|replication)|auth\.tokens|spool\.(max_bytes|after)|tls\.(cert|key)|feeds\.(max_connections|max_per_ip|max_per_token|memory|lifetime|origins|deflate)|deliveries\.(keep|max))$`),
 	regexp.MustCompile(`^sources\.[^.]+\.(provider|secrets|stream|max_body|handshake|verify_token|verification|when|when\.[^.]+|allow|allow_file|limits\.(rate|burst|client_rate|client_burst)|content_types|public_url|tolerance)$`),
-	regexp.MustCompile(`^providers\.[^.]+\.(docs|algorithm|header|encoding|key|layout|prefix|label|separator|assign|message|timestamp\.(header|key|body|unit|tolerance)|type|id|subject|content_types|max_body|inflated|keep)$`),
+	regexp.MustCompile(`^providers\.[^.]+\.(docs|algorithm|header|encoding|key|layout|prefix|label|separator|assign|message|timestamp\.(header|key|body|unit|tolerance)|type|id|subject|repeats|content_types|max_body|inflated|keep)$`),
+	regexp.MustCompile(`^projections\.`), // decodeProjection knows the others
 }
 
 // LoadConfig reads the file at path and the environment over DefaultConfig, and checks all of it. The error holds every
@@ -198,13 +201,13 @@ func LoadConfig(path string, environ []string) (Config, error) {
 		return c, err
 	}
 	err = k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
-		Result: &c, WeaklyTypedInput: true, DecodeHook: mapstructure.ComposeDecodeHookFunc(decodeSecretRef, decodeRules, mapstructure.StringToTimeDurationHookFunc()),
+		Result: &c, WeaklyTypedInput: true, DecodeHook: mapstructure.ComposeDecodeHookFunc(decodeSecretRef, decodeRules, decodeProjection, mapstructure.StringToTimeDurationHookFunc()),
 	}})
 	if err != nil {
 		problems = append(problems, fmt.Errorf("%s: %w", path, err))
 	}
 	for _, p := range c.problems() {
-		problems = append(problems, fmt.Errorf("%s: %w", where(p.key), p.err))
+		problems = append(problems, p.at(path, content, &doc))
 	}
 	return c, errors.Join(problems...)
 }
@@ -295,6 +298,7 @@ func (c Config) problems() (all []problem) {
 	}
 	all = append(all, c.openDoors()...)
 	all = append(all, c.rowProblems()...)
+	all = append(all, c.projectionProblems()...)
 	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
 		for _, p := range c.Sources[name].problems(c, name) {
 			all = append(all, problem{"sources." + name + p.key, p.err})

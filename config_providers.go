@@ -29,6 +29,7 @@ type ProviderConfig struct {
 	ID           []string    `koanf:"id"`
 	Subject      []string    `koanf:"subject"`
 	ContentTypes []string    `koanf:"content_types"`
+	Repeats      bool        `koanf:"repeats"`
 	MaxBody      int64       `koanf:"max_body"`
 	Inflated     bool        `koanf:"inflated"`
 	Keep         []string    `koanf:"keep"`
@@ -47,7 +48,7 @@ func (p ProviderConfig) row(name string) (ingress.Provider, error) {
 	return ingress.NewProvider(name, ingress.Custom{
 		Docs: p.Docs, Algorithm: p.Algorithm, Header: p.Header, Encoding: p.Encoding, Key: p.Key, Layout: p.Layout, Prefix: p.Prefix,
 		Label: p.Label, Separator: p.Separator, Assign: p.Assign, Message: p.Message, Timestamp: ingress.CustomTime(p.Timestamp),
-		Type: p.Type, ID: p.ID, Subject: p.Subject, ContentTypes: p.ContentTypes, MaxBody: p.MaxBody, Inflated: p.Inflated, Keep: p.Keep,
+		Type: p.Type, ID: p.ID, Subject: p.Subject, Repeats: p.Repeats, ContentTypes: p.ContentTypes, MaxBody: p.MaxBody, Inflated: p.Inflated, Keep: p.Keep,
 	})
 }
 

@@ -2,14 +2,19 @@ package penstock_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/penstock-io/penstock"
+	"github.com/penstock-io/penstock/eventstore/eventstoretest"
 	"github.com/penstock-io/penstock/ingress"
 )
 
@@ -168,6 +173,67 @@ func TestWhatIsWrongWithARow(t *testing.T) {
 		}
 		if err != nil && strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: the secret is told: %v", change, err)
+		}
+	}
+}
+
+// Through a whole node: a row of the operator's own, a provider that signs the address it calls, and one that keeps its
+// secret in the body.
+func TestDeliveriesOfOtherRows(t *testing.T) {
+	t.Setenv("PENSTOCK_TEST_ACME", "s3cret")
+	cfg := nodeConfig(t)
+	own, err := load(t, ownRow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.PublicURL, cfg.Providers = own.PublicURL, own.Providers
+	cfg.Sources["shop"] = own.Sources["shop"]
+	for _, name := range []string{"twilio", "figma"} {
+		cfg.Sources[name] = penstock.SourceConfig{Provider: name, Secrets: penstock.Refs("env:PENSTOCK_TEST_ACME")}
+	}
+	n := startNode(t, cfg)
+	public, err := url.Parse(n.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(p ingress.Provider, source string, change func(*http.Request)) answer {
+		t.Helper()
+		kind := p.Name + ".x"
+		if kinds := ingress.SampleTypes(p.Name); len(kinds) > 0 {
+			kind = kinds[0]
+		}
+		d, err := p.NewSample(kind, ingress.Facts{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := d.Request(t.Context(), "https://hooks.example.com/in", source, ingress.Secret("s3cret"), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.URL.Scheme, r.URL.Host, r.URL.Path = public.Scheme, public.Host, strings.TrimPrefix(r.URL.Path, "/in") // the proxy's part
+		if change != nil {
+			change(r)
+		}
+		return do(t, r)
+	}
+	for source, want := range map[string]string{"shop": "acme; timestamp+header+url+body", "twilio": "twilio; url+body", "figma": "figma; token"} {
+		p, _ := cfg.Provider(cfg.Sources[source].Provider)
+		if a := send(p, source, nil); a.status != 202 {
+			t.Errorf("%s: %d %s", source, a.status, a.body)
+		}
+		if a := send(p, source, func(r *http.Request) {
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader("{}")), 2
+		}); a.status != 401 {
+			t.Errorf("%s, another body: %d %s", source, a.status, a.body)
+		}
+		var page struct{ Items []map[string]any }
+		eventstoretest.Until(t, "the event of "+source, func() bool {
+			a := n.get(t, "/v1/events?source=/sources/"+source)
+			page.Items = nil
+			return a.status == 200 && json.Unmarshal([]byte(a.body), &page) == nil && len(page.Items) == 1
+		})
+		if e := page.Items[0]; e["verification"] != want || !strings.HasPrefix(fmt.Sprint(e["type"]), p.Name+".") || strings.Contains(fmt.Sprint(e), "s3cret") {
+			t.Errorf("%s: %v", source, e)
 		}
 	}
 }

@@ -66,7 +66,9 @@ func TestDurableStreams(t *testing.T) {
 	// Live: a poll that waits gets what comes, and another cursor each time.
 	got := make(chan answer)
 	go func() { got <- n.get(t, path+"?offset=now&live=long-poll") }()
-	eventstoretest.Until(t, "the poll waits", func() bool { return strings.Contains(string(n.get(t, "/metrics").body), `feed_connections_active{transport="long-poll"} 1`) })
+	eventstoretest.Until(t, "the poll waits", func() bool {
+		return strings.Contains(string(n.get(t, "/metrics").body), `feed_connections_active{transport="long-poll"} 1`)
+	})
 	grant(5)
 	a := <-got
 	if fmt.Sprint(ids(a)) != "[6]" || a.header.Get("Stream-Cursor") == "" {

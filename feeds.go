@@ -24,7 +24,12 @@ const feedStart = 10 * time.Second
 // newFeeds builds the feeds under the limits of the configuration.
 func (n *Node) newFeeds() (*egress.Feeds, error) {
 	c := n.cfg.Feeds
+	proxies, err := n.cfg.proxies()
+	if err != nil {
+		return nil, err
+	}
 	return egress.New(egress.Config{
+		Address:        proxies.Client,
 		MaxConnections: c.MaxConnections, MaxPerIP: c.MaxPerIP, MaxPerPrincipal: c.MaxPerToken, Lifetime: c.Lifetime,
 		Origins: c.Origins, Deflate: c.Deflate, Principal: n.principal, Problem: problemDocument,
 		Logger: n.logger, Registerer: n.metrics,

@@ -66,7 +66,13 @@ type node struct {
 // startNode runs a node until the test ends, or stop is called, and waits until it is ready.
 func startNode(t *testing.T, cfg penstock.Config) *node {
 	t.Helper()
-	inner, err := penstock.NewNode(cfg, billingApp(), eventstoretest.Logger(t))
+	return startApp(t, cfg, billingApp())
+}
+
+// startApp is startNode for another business.
+func startApp(t *testing.T, cfg penstock.Config, app penstock.App) *node {
+	t.Helper()
+	inner, err := penstock.NewNode(cfg, app, eventstoretest.Logger(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,7 @@ func run(ctx context.Context, app App, args []string, stdout, stderr io.Writer) 
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(devCommand(app), serveCommand(app), checkCommand(app), sendCommand(), listenCommand(), sourcesCommand(), parkedCommand(), projectionsCommand(), rebuildCommand(), replayCommand(), topicsCommand(),
+	root.AddCommand(devCommand(app), serveCommand(app), checkCommand(app), sendCommand(), listenCommand(), sourcesCommand(), parkedCommand(), projectionsCommand(), rebuildCommand(), backupCommand(), restoreCommand(app), replayCommand(), topicsCommand(),
 		versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "penstock: "+oneLine(err))
@@ -104,7 +104,7 @@ func checkCommand(app App) *cobra.Command {
 			if _, err := NewNode(cfg, app, newLogger(cmd.ErrOrStderr(), slog.LevelInfo)); err != nil {
 				return &problemList{err}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is fine: %d sources, %d projections of the business\n", file, len(cfg.Sources), len(app.Projections))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is fine: %d sources, %d projections of the business, %d declared\n", file, len(cfg.Sources), len(app.Projections), len(cfg.Projections))
 			return nil
 		},
 	}

@@ -132,7 +132,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer n.log.Close()
 	n.engine, err = projections.New(projections.Config{
 		Log: n.log, Dir: filepath.Join(n.cfg.Data, "projections"), Logger: n.logger, Metrics: n.metrics,
-		Projections: append([]projections.Projection{eventstore.StreamsFold{}, n.cfg.Deliveries.projection(), projections.Parked{}}, n.app.Projections...),
+		Projections: n.cfg.projections(n.app),
 		Yield:       func() bool { return n.writers.Pressed() }, // set before the engine runs
 	})
 	if err != nil {
@@ -163,6 +163,15 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		{"addresses", n.hooks.Run, 100 * time.Millisecond},
 		{"http", func(ctx context.Context) error { return n.serve(ctx, server, listener) }, 3500 * time.Millisecond},
 	})
+}
+
+// projections are all read models of a node: the built-in ones, those of the business and the declared ones.
+func (c Config) projections(app App) []projections.Projection {
+	return append(c.ofProgram(app), c.declared()...)
+}
+
+func (c Config) ofProgram(app App) []projections.Projection {
+	return append([]projections.Projection{eventstore.StreamsFold{}, c.Deliveries.projection(), projections.Parked{}}, app.Projections...)
 }
 
 // compose builds the engines over the open log and tables.

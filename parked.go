@@ -41,33 +41,7 @@ const (
 func (r *remote) call(ctx context.Context, method, path string, body, v any) (status int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, remotePatience)
 	defer cancel()
-	var content io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return 0, err
-		}
-		content = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(r.url, "/")+path, content)
-	if err != nil {
-		return 0, err
-	}
-	req.Header.Set("Accept", "application/json")
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("Prefer", "wait=30")
-	}
-	if r.token != "" {
-		token, err := resolve(r.token)
-		if err != nil {
-			return 0, fmt.Errorf("--token: %w", err)
-		}
-		req.Header.Set("Authorization", "Bearer "+string(token))
-	}
-	// Whoever redirects is not the node, and would get the token.
-	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	resp, err := client.Do(req)
+	resp, err := r.ask(ctx, method, path, "application/json", body)
 	if err != nil {
 		return 0, err
 	}
@@ -89,6 +63,37 @@ func (r *remote) call(ctx context.Context, method, path string, body, v any) (st
 		_, err = fmt.Fprintf(r.out, "%s\n", bytes.TrimSpace(answer))
 	}
 	return resp.StatusCode, err
+}
+
+// ask sends a request, with body, if any, as JSON.
+func (r *remote) ask(ctx context.Context, method, path, accept string, body any) (*http.Response, error) {
+	var content io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		content = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(r.url, "/")+path, content)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", accept)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Prefer", "wait=30")
+	}
+	if r.token != "" {
+		token, err := resolve(r.token)
+		if err != nil {
+			return nil, fmt.Errorf("--token: %w", err)
+		}
+		req.Header.Set("Authorization", "Bearer "+string(token))
+	}
+	// Whoever redirects is not the node, and would get the token.
+	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return client.Do(req)
 }
 
 func refusal(resp *http.Response, answer []byte) error {

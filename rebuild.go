@@ -64,7 +64,7 @@ func (r *remote) listProjections(ctx context.Context) error {
 	w := tabwriter.NewWriter(r.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tSTATE\tGENERATION\tROWS\tLAG\tFILE\tNOTE")
 	for _, s := range list.Items {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%.1f MB\t%s\n", s.Name, s.State, s.Generation, s.Rows, s.Lag, float64(s.FileBytes)/1e6, cell(note(s), 100))
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%.1f MB\t%s\n", s.Name, s.State, s.Generation, s.Rows, s.Lag, float64(s.FileBytes)/1e6, cell(note(s), 200))
 	}
 	return w.Flush()
 }
@@ -181,6 +181,7 @@ func (r *remote) rebuildable(ctx context.Context) (names []string, err error) {
 // each that has changed, every few seconds.
 func (r *remote) watchBuilds(ctx context.Context, names []string) error {
 	terminal := isTerminal(r.out)
+	said := map[string]bool{}
 	for drawn, every := 0, 200*time.Millisecond; ; {
 		left, failed := 0, error(nil)
 		var lines []string
@@ -207,9 +208,13 @@ func (r *remote) watchBuilds(ctx context.Context, names []string) error {
 			fmt.Fprintf(r.out, "\x1b[%dA", drawn)
 		}
 		for _, line := range lines {
-			if terminal {
+			switch {
+			case terminal:
 				line += "\x1b[K"
+			case said[line]:
+				continue
 			}
+			said[line] = !terminal
 			fmt.Fprintln(r.out, line)
 		}
 		drawn = len(lines)

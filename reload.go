@@ -86,7 +86,7 @@ func (c Config) besides(app App) error {
 			return fmt.Errorf("sources.%s: the business decides over the streams of category %q; call the source something else", d.Owns(), d.Owns())
 		}
 	}
-	return nil
+	return c.names(app)
 }
 
 // ingressSources resolves the secrets of all sources.

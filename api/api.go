@@ -60,11 +60,12 @@ type Config struct {
 // MaxBody bounds a command's body in bytes.
 const MaxBody = 64 << 10
 
-// server answers the operations. It holds no state of its own.
+// server answers the operations. It holds no data of its own.
 type server struct {
 	Config
 	api     huma.API
 	started time.Time
+	copying chan struct{} // holds one while a backup is made and sent
 }
 
 // Register checks cfg and adds every operation, the OpenAPI document and its page to mux. The caller may add further
@@ -100,7 +101,7 @@ func Register(mux *http.ServeMux, cfg Config) (huma.API, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	useProblems()
-	s := &server{Config: cfg, started: cfg.Clock(), api: huma.NewAPI(humaConfig(cfg.Version), adapter{mux})}
+	s := &server{Config: cfg, started: cfg.Clock(), copying: make(chan struct{}, 1), api: huma.NewAPI(humaConfig(cfg.Version), adapter{mux})}
 	s.registerEvents()
 	s.registerStreams()
 	if err := s.registerCommands(); err != nil {
@@ -108,6 +109,7 @@ func Register(mux *http.ServeMux, cfg Config) (huma.API, error) {
 	}
 	s.registerProjections()
 	s.registerRebuilds()
+	s.registerBackups()
 	s.registerSubscriptions()
 	s.registerDeliveries()
 	s.registerSources()
@@ -295,7 +297,8 @@ var refusals = map[int]string{
 	http.StatusNotAcceptable:  "/problems/not-acceptable",
 	http.StatusRequestTimeout: "/problems/request-timeout: the body took too long to arrive",
 	http.StatusConflict: "/problems/reset: the cursor or position is of another log or generation. " +
-		"/problems/future: it lies beyond the end of the log",
+		"/problems/future: it lies beyond the end of the log. " +
+		"/problems/wrong-state: the projection is not in the state for that; rule says why",
 	http.StatusGone:                  "/problems/expired: the log no longer reaches back to the cursor; earliest says where it begins",
 	http.StatusPreconditionFailed:    "/problems/conflict: the stream is at another version than If-Match; actual says which",
 	http.StatusRequestEntityTooLarge: "/problems/too-large",

@@ -74,6 +74,7 @@ var (
 	parkedBehind    = answer{"parked-behind", http.StatusConflict, "Another entry of its stream comes first"}
 	alreadyReleased = answer{"already-released", http.StatusConflict, "It is not waiting any more"}
 	notReleasable   = answer{"not-releasable", http.StatusConflict, "It can't be released"}
+	projectionState = answer{"wrong-state", http.StatusConflict, "The projection is not in the state for that"}
 	entryExpired    = answer{"entry-expired", http.StatusGone, "The entry has left the log"}
 )
 

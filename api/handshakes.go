@@ -32,6 +32,36 @@ func (s *server) registerHandshakes() {
 			"Other keys need a restart, and are named if they have changed.",
 		Errors: refused(http.StatusNotFound, http.StatusServiceUnavailable),
 	}, s.reloadSources)
+	s.documentChallenges()
+}
+
+// documentChallenges describes the other way in which providers come. Like their webhooks, ingress answers them.
+func (s *server) documentChallenges() {
+	problem := map[string]*huma.MediaType{"application/problem+json": {Schema: schemaOf[Problem](s)}}
+	text := map[string]*huma.MediaType{"text/plain": {Schema: &huma.Schema{Type: huma.TypeString}}, "application/json": {Schema: &huma.Schema{}}}
+	op := &huma.Operation{
+		OperationID: "answer-challenge", Method: http.MethodGet, Path: "/hooks/{source}", Tags: []string{"Webhooks"},
+		Summary: "Answer a provider's challenge",
+		Description: "For providers that ask with GET whether the URL is meant to get their webhooks. Which parameter or header carries the challenge, " +
+			"and what the answer is, depends on the source's provider.",
+		Parameters: []*huma.Param{{
+			Name: "source", In: "path", Required: true, Description: "Name of a source", Example: "dropbox",
+			Schema: &huma.Schema{Type: huma.TypeString},
+		}},
+		Responses: map[string]*huma.Response{"200": {Description: "The answer, in the provider's form", Content: text}},
+	}
+	for status, description := range map[string]string{
+		"401": "The signature was not accepted",
+		"403": "The source waits for no handshake, or the verify token is not the source's",
+		"404": "No such source",
+		"405": "The provider has no such challenge",
+		"422": "The challenge is none",
+		"429": "Too many requests",
+		"503": "The log can't be written at the moment; ask again later",
+	} {
+		op.Responses[status] = &huma.Response{Description: description, Content: problem}
+	}
+	s.api.OpenAPI().AddOperation(op)
 }
 
 // SourcePath names a source.

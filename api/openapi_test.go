@@ -112,10 +112,13 @@ func TestOpenAPIIsSound(t *testing.T) {
 	for _, want := range []string{
 		"get /v1/events", "get /v1/events/{id}", "get /v1/streams", "get /v1/streams/{category}/{key}", "post /v1/commands/Add",
 		"get /v1/commands/{id}", "get /v1/projections", "get /v1/projections/{name}", "get /v1/projections/{name}/rows",
-		"get /v1/projections/{name}/rows/{key}", "get /v1/projections/{name}/changes", "get /v1/deliveries",
+		"get /v1/projections/{name}/rows/{key}", "get /v1/projections/{name}/changes", "get /v1/projections/{name}/backup",
+		"post /v1/projections/{name}/rebuild", "post /v1/rebuilds", "delete /v1/projections/{name}/build", "post /v1/projections/{name}/rollback",
+		"post /v1/projections/{name}/retry", "post /v1/projections/{name}/skip", "get /v1/deliveries",
 		"get /v1/deliveries/{source}/{id}", "get /v1/deliveries/{source}/{id}/request", "post /v1/deliveries/{source}/{id}/replay", "get /v1/replays",
 		"post /v1/replays", "get /v1/replays/{id}", "post /v1/replays/{id}/start", "post /v1/replays/{id}/cancel", "get /v1/parked", "get /v1/parked/{id}", "post /v1/parked/{id}/requeue",
-		"post /v1/parked/{id}/discard", "post /v1/parked/requeue", "get /v1/sources", "get /v1/status", "get /healthz", "get /readyz", "post /hooks/{source}",
+		"post /v1/parked/{id}/discard", "post /v1/parked/requeue", "get /v1/sources", "get /v1/sources/{name}/handshake",
+		"post /v1/sources/{name}/handshake", "post /v1/sources/reload", "get /hooks/{source}", "get /v1/status", "get /healthz", "get /readyz", "post /hooks/{source}",
 	} {
 		if !slices.Contains(slices.Collect(values(ids)), want) {
 			t.Errorf("%s is missing", want)

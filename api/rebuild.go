@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -63,7 +64,7 @@ func (s *server) rebuild(ctx context.Context, in *rebuildRequest) (*projectionAn
 		rate = in.Body.Rate
 	}
 	if err := s.Engine.Rebuild(ctx, []string{in.Name}, rate); err != nil {
-		return nil, err
+		return nil, wrongState(err)
 	}
 	return s.projection(ctx, &in.ProjectionPath)
 }
@@ -77,7 +78,7 @@ type rebuildsRequest struct {
 
 func (s *server) rebuilds(ctx context.Context, in *rebuildsRequest) (*projectionsAnswer, error) {
 	if err := s.Engine.Rebuild(ctx, in.Body.Projections, in.Body.Rate); err != nil {
-		return nil, err
+		return nil, wrongState(err)
 	}
 	return s.projections(ctx, nil)
 }
@@ -120,7 +121,18 @@ func (s *server) onView(ctx context.Context, in *ProjectionPath, do func(*projec
 		return nil, err
 	}
 	if err := do(v); err != nil {
-		return nil, err
+		return nil, wrongState(err)
 	}
 	return s.projection(ctx, in)
+}
+
+// wrongState makes a refusal of the engine a problem of its own kind. Its class is Rejected, but that kind of problem is
+// what the rules of the business say, and those have names of their own.
+func wrongState(err error) error {
+	if e, ok := errors.AsType[*domain.Error](err); ok && e.Class == domain.Rejected {
+		p := projectionState.problem(e.Message)
+		p.Rule, p.cause = e.Rule, err
+		return p
+	}
+	return err
 }

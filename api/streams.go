@@ -29,7 +29,8 @@ func (s *server) registerStreams() {
 		OperationID: "get-stream", Method: http.MethodGet, Path: "/v1/streams/{category}/{key}", Tags: []string{"Streams"}, Metadata: wide(),
 		Summary: "Get a stream's version, or its events",
 		Description: "The ETag is the stream's version: send it as `If-Match` with a command to have it refused if anything has happened since.\n\n" +
-			"With `events=true` the answer is a page of the stream's events from version `from` on. Its `next` is a version.",
+			"With `events=true` the answer is a page of the stream's events from version `from` on. Its `next` is a version.\n\n" +
+			"With `offset`, and `live=long-poll` or `live=sse`, the stream is read by the Durable Streams protocol.",
 		Responses: responds(&huma.Schema{AnyOf: []*huma.Schema{one, history}}, "ETag", "Link"),
 		Errors:    refused(http.StatusBadRequest, http.StatusNotFound, http.StatusServiceUnavailable),
 	}, s.stream)

@@ -27,6 +27,19 @@ func (s *server) registerSubscriptions() {
 		DefaultStatus: http.StatusNoContent,
 		Errors:        refused(http.StatusNotFound),
 	}, s.disconnect)
+	problem := map[string]*huma.MediaType{"application/problem+json": {Schema: schemaOf[Problem](s)}}
+	s.api.OpenAPI().AddOperation(&huma.Operation{
+		OperationID: "follow-live", Method: http.MethodGet, Path: "/v1/live", Tags: []string{"Events"},
+		Summary: "Follow many feeds over one WebSocket",
+		Description: "Messages of the client are `{\"subscribe\":\"‹name›\",\"feed\":\"/v1/events?…\",\"cursor\":\"…\"}` and " +
+			"`{\"unsubscribe\":\"‹name›\"}`; every message of the node names its `subscription`. Subprotocol `penstock.v1`.",
+		Responses: map[string]*huma.Response{
+			"101": {Description: "A WebSocket"},
+			"403": {Description: "A page of another origin, which feeds.origins doesn't name", Content: problem},
+			"426": {Description: "Not a request for a WebSocket", Content: problem},
+			"429": {Description: refusals[http.StatusTooManyRequests], Content: problem},
+		},
+	})
 }
 
 type subscriptionsAnswer struct{ Body page[egress.Presence] }

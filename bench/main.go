@@ -9,6 +9,7 @@
 //	go run ./bench commands    commands with an expected version
 //	go run ./bench timing      refusals of signatures that are wrong early or late
 //	go run ./bench forged      a flood of deliveries with a wrong signature
+//	go run ./bench rebuild     read models built anew from the log
 //	go run ./bench all         one after the other
 //
 // The README beside it says how each figure is made. Linux only: CPU time and memory are read from /proc.
@@ -44,6 +45,7 @@ var comparisons = []struct {
 	{"commands", (*bench).commands},
 	{"timing", (*bench).timing},
 	{"forged", (*bench).forged},
+	{"rebuild", (*bench).rebuild},
 }
 
 // roles are what this program does as a child of itself: a baseline in a process of its own can be measured from
@@ -55,6 +57,10 @@ var roles = []struct {
 	{"bare-ingress", bareIngress},
 	{"lone-ingress", loneIngress},
 	{"bare-fanout", bareFanout},
+	{"bare-fold", bareFold},
+	{"balances", foldBalances},
+	{"declared", foldDeclared},
+	{"ten-declared", foldTenDeclared},
 }
 
 // settings are the flags. Zero means the default of each comparison.
@@ -65,6 +71,7 @@ type settings struct {
 	rate        int
 	connections int
 	listeners   int
+	events      int
 	dir         string
 	node        string
 	limit       time.Duration
@@ -110,6 +117,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&s.rate, "rate", 0, "deliveries a second (latency 200, fanout 50)")
 	fs.IntVar(&s.connections, "connections", 64, "ingress: connections that send, each waiting for its answer")
 	fs.IntVar(&s.listeners, "listeners", 1000, "fanout: connections")
+	fs.IntVar(&s.events, "events", 0, "rebuild: events in the log (2000000)")
 	fs.StringVar(&s.dir, "dir", "", "where temporary folders go; its file system decides what fsync costs (default $TMPDIR or /tmp)")
 	fs.StringVar(&s.node, "node", "", "a built cmd/penstock to measure (default: build it)")
 	fs.DurationVar(&s.limit, "limit", 30*time.Minute, "give up after")
@@ -173,6 +181,7 @@ func (s settings) check(rest []string) error {
 	within("rate", or(s.rate, 1), 1, 10_000)
 	within("connections", s.connections, 1, 1024)
 	within("listeners", s.listeners, 1, 10_000)
+	within("events", or(s.events, 10_000), 10_000, 1_000_000_000)
 	return errors.Join(errs...)
 }
 

@@ -100,7 +100,11 @@ func (b *bench) startNode(ctx context.Context, k broker) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	prefix := fmt.Sprintf("%s-%s", b.id, filepath.Base(dir))
+	return b.startNodeOn(ctx, k, dir, fmt.Sprintf("%s-%s", b.id, filepath.Base(dir)))
+}
+
+// startNodeOn is startNode in a folder and with topics that are there already.
+func (b *bench) startNodeOn(ctx context.Context, k broker, dir, prefix string) (*process, error) {
 	kafka := "embedded: 127.0.0.1:0"
 	if len(k.addrs) > 0 {
 		kafka = fmt.Sprintf("brokers: [%s]", strings.Join(k.addrs, ", "))
@@ -327,6 +331,7 @@ type role struct {
 	brokers     []string
 	topic       string
 	replication int
+	events      int // in the topic, for those who need to know
 }
 
 // play runs a role until ctx ends.
@@ -338,6 +343,7 @@ func play(ctx context.Context, run func(context.Context, role) error, args []str
 	fs.StringVar(&list, "brokers", "", "")
 	fs.StringVar(&r.topic, "topic", "", "")
 	fs.IntVar(&r.replication, "replication", 1, "")
+	fs.IntVar(&r.events, "events", 0, "")
 	if err := fs.Parse(args); err != nil {
 		return flag.ErrHelp
 	}

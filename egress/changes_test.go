@@ -189,3 +189,62 @@ func TestUntilATimeToCome(t *testing.T) {
 		t.Errorf("%+v", b)
 	}
 }
+
+// Pages of changes go on, however small they are, although several rows change with one event.
+func TestPagesOfChanges(t *testing.T) {
+	rng := newRand(t)
+	var records []*eventstore.Record
+	var want []string
+	for o := range int64(12) {
+		for i := range 1 + rng.IntN(4) {
+			key := fmt.Sprintf("%d-%d", o, i)
+			want = append(want, key)
+			records = append(records, &eventstore.Record{Partition: int32(o % 3), Offset: o / 3, Change: &eventstore.Change{
+				Partition: int32(o % 3), Offset: o / 3, Index: i, Key: key, Row: []byte(`{}`),
+			}})
+		}
+	}
+	for limit := range 6 {
+		tail := eventstore.NewTail(at(0, 0, 0), 1<<20)
+		tailOn(tail, records)
+		f := serve(t, tail, Config{}, nil)
+		f.kind = OfChanges
+		var got []string
+		q := url.Values{"cursor": {at(0, 0, 0).String()}, "limit": {fmt.Sprint(limit + 1)}}
+		for pages := 0; ; pages++ {
+			p := f.poll(q, 0)
+			if len(p.Items) == 0 {
+				break
+			}
+			if pages > len(want) {
+				t.Fatal("the pages don't end")
+			}
+			for _, m := range p.Items {
+				got = append(got, m.Key)
+			}
+			q.Set("cursor", p.Next)
+		}
+		if !sameSet(got, want) {
+			t.Errorf("limit %d: %v, want %v", limit+1, got, want)
+		}
+	}
+}
+
+// What a journal gives is in no order of its own: a page that stops within it skips nothing of what it has left.
+func TestPageStopsInTheMiddleOfAJournal(t *testing.T) {
+	rng := newRand(t)
+	for range 100 {
+		var records []*eventstore.Record
+		for o := range int64(12) {
+			records = append(records, &eventstore.Record{Partition: int32(o % 3), Offset: o / 3, Change: &eventstore.Change{Key: fmt.Sprint(o), Row: []byte("{}")}})
+		}
+		rng.Shuffle(len(records), func(i, j int) { records[i], records[j] = records[j], records[i] })
+		n := rng.IntN(len(records) + 1)
+		stop := before(at(0, 0, 0), records, n)
+		for _, r := range records[n:] {
+			if r.Offset < stop.Next[r.Partition] {
+				t.Fatalf("after %d records the position is %v, and %d/%d is still to come", n, stop.Next, r.Partition, r.Offset)
+			}
+		}
+	}
+}

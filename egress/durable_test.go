@@ -171,7 +171,7 @@ func (s *suiteWriter) read(w http.ResponseWriter, r *http.Request) {
 	}
 	d := Durable{
 		Patience: 2 * time.Second,
-		Stream: domain.Stream(r.URL.Path),
+		Stream:   domain.Stream(r.URL.Path),
 		Head: func() (uint64, error) {
 			st, n, _ := look()
 			if st == nil {

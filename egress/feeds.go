@@ -159,7 +159,11 @@ var (
 // admit counts a new connection, or says why there can't be one. The connection lives as long as ctx at most. The caller
 // gives the place back to leave.
 func (f *Feeds) admit(ctx context.Context, r *http.Request, t transport) (*connection, *refusal) {
-	c := &connection{transport: t, from: network(f.cfg.Address(r)), remote: r.RemoteAddr, principal: f.cfg.Principal(r)}
+	address := f.cfg.Address(r)
+	c := &connection{transport: t, from: network(address), remote: r.RemoteAddr, principal: f.cfg.Principal(r)}
+	if address.IsValid() && address != peer(r) {
+		c.remote = address.String() + " over " + r.RemoteAddr
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -266,5 +270,5 @@ func network(a netip.Addr) netip.Prefix {
 
 func peer(r *http.Request) netip.Addr {
 	a, _ := netip.ParseAddrPort(r.RemoteAddr) // not an address on a Unix socket
-	return a.Addr()
+	return a.Addr().Unmap()
 }

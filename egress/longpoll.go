@@ -146,7 +146,8 @@ func (p *pager) fill(ctx context.Context, wait time.Duration) error {
 func (p *pager) take(b *eventstore.Batch) error {
 	at := p.page.Position
 	for i, r := range b.Records {
-		if p.full() {
+		// Several rows change with one event: a page that ended between them would end where it began.
+		if p.full() && !(i > 0 && r.Partition == b.Records[i-1].Partition && r.Offset == b.Records[i-1].Offset) {
 			p.page.Position = before(at, b.Records, i)
 			return nil
 		}

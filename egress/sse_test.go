@@ -509,6 +509,8 @@ func TestReaderFails(t *testing.T) {
 		{errors.Join(eventstore.ErrClosed, eventstore.ErrReset), "penstock.reset", `{"reason":"reset","earliest":"` + at(1, 2, 3).String() + `"}`, reset},
 		{eventstore.ErrFuture, "penstock.reset", `{"reason":"future","earliest":"` + at(1, 2, 3).String() + `"}`, reset},
 		{eventstore.ErrClosed, "penstock.closing", `{"reason":"unavailable"}`, unavailable},
+		// A broken connection to Kafka; as the end of a finite feed it would be a silent loss.
+		{fmt.Errorf("fetch: %w", io.EOF), "penstock.closing", `{"reason":"unavailable"}`, unavailable},
 	} {
 		tail := eventstore.NewTail(at(1, 2, 3), 1<<20)
 		f := serve(t, tail, Config{}, nil)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"strings"
 
 	"github.com/penstock-io/penstock/domain"
 )
@@ -51,7 +52,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // ParsePosition reads the text that String wrote. Anything else is ErrBadPosition.
 func ParsePosition(s string) (Position, error) {
 	var p Position
-	if len(s) > maxPositionLen {
+	if len(s) > maxPositionLen || strings.ContainsAny(s, "\r\n") { // line breaks are passed over in base64
 		return p, ErrBadPosition
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)

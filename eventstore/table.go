@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -104,7 +106,7 @@ func openFile(path string, options *bolt.Options) (db *bolt.DB, err error) {
 	db, err = bolt.Open(path, 0o600, options)
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("%s is in use by another process", path)
+		return nil, &domain.Error{Class: domain.Unavailable, Message: path + " is in use by another process"}
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return nil, damaged(path, err)
 	case err != nil && strings.Contains(err.Error(), "file size too small"): // bbolt has no error value for it
@@ -216,16 +218,26 @@ func (t *Table) load() (err error) {
 				return err
 			}
 		}
-		c := meta.Cursor()
-		for k, v := c.Seek([]byte(keyPosition)); k != nil && string(k[:min(len(k), len(keyPosition))]) == keyPosition; k, v = c.Next() {
-			p, err := ParsePosition(string(v))
-			if err != nil {
-				return err
-			}
-			t.positions[string(k[len(keyPosition):])] = p
+		var err error
+		if t.positions, err = storedPositions(meta); err != nil {
+			return err
 		}
 		return t.journal.load(tx)
 	})
+}
+
+// storedPositions are the positions that a file's rows stand at, by topic.
+func storedPositions(meta *bolt.Bucket) (map[string]Position, error) {
+	positions := map[string]Position{}
+	c := meta.Cursor()
+	for k, v := c.Seek([]byte(keyPosition)); k != nil && string(k[:min(len(k), len(keyPosition))]) == keyPosition; k, v = c.Next() {
+		p, err := ParsePosition(string(v))
+		if err != nil {
+			return nil, err
+		}
+		positions[string(k[len(keyPosition):])] = p
+	}
+	return positions, nil
 }
 
 // Close waits for running transactions and releases the file. Whoever waits for a position gets ErrRetired.
@@ -252,6 +264,13 @@ func (t *Table) Position(topic string) (p Position, ok bool) {
 	defer t.mu.Unlock()
 	p, ok = t.positions[topic]
 	return p, ok
+}
+
+// Topics are the topics that the rows are a fold of, in order.
+func (t *Table) Topics() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Sorted(maps.Keys(t.positions))
 }
 
 // Wait returns once the table has reached at least p in the given topic, or with ctx's error.

@@ -219,9 +219,10 @@ func startSpoolRun(t *testing.T, c NodeConfig, seed uint64) *spoolRun {
 	return s
 }
 
-// away closes the broker and waits until deliveries are spooled.
+// away closes the broker and waits until deliveries are spooled. A node that is still starting needs it.
 func (s *spoolRun) away(count int64) {
 	s.t.Helper()
+	s.until("the node is ready", s.node.Ready)
 	before := s.load.Spooled.Load()
 	s.broker.Close()
 	s.broker = nil

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -213,9 +215,17 @@ func (h *Handler) greet(in *incoming) (answer reply, ok bool, err error) {
 		}
 	}
 	if err == nil {
-		answer, err = h.shake(s, how, a)
+		answer, err = h.shake(s, in.route.shown(how), a)
 	}
 	return answer, true, err
+}
+
+// shown is what a proof is worth to the source: where nothing is verified, a signature that was accepted shows nothing.
+func (rt *route) shown(how proof) proof {
+	if rt.provider.Binding == Unverified && (how == bySignature || how == byEither) {
+		return byWindow
+	}
+	return how
 }
 
 // greetBody does the same for what a body says. failed is what the signature's check has said; a request that is not
@@ -242,7 +252,7 @@ func (h *Handler) greetBody(in *incoming, body []byte, failed error) (answer rep
 	if s.token.in == inBody {
 		a.token, _ = fieldOf(body, s.token.name)
 	}
-	answer, err = h.shake(s, how, a)
+	answer, err = h.shake(s, in.route.shown(how), a)
 	return answer, true, err
 }
 
@@ -350,6 +360,14 @@ func (h *Handler) recordShake(s handshake, how proof, a asked) (Durability, erro
 		return "", fmt.Errorf("record a handshake: %w", err)
 	}
 	id := "handshake-" + rand.Text() // also the same challenge is asked, and answered, anew each time
+	if how == bySignature {
+		// Whoever has seen a signed one can send it again as long as its time counts. It is no other one by that.
+		sum := sha256.New()
+		for _, part := range []string{a.token, a.Header.Get(rt.provider.Scheme.Header), string(a.body)} {
+			fmt.Fprintf(sum, "%d:%s", len(part), part)
+		}
+		id = "handshake-" + hex.EncodeToString(sum.Sum(nil)[:16])
+	}
 	verification := rt.provider.Name + "; handshake; " + string(how)
 	return h.store(a.Context(), eventstore.Entry{
 		Kind: eventstore.KindDelivery, ID: id, Source: rt.source.Name, Type: kind, Stream: stream, Received: a.at,

@@ -23,6 +23,9 @@ var (
 // was checked with the signature, because whoever has an account there can have requests signed. It is confirmed at
 // the host of its region and nowhere else.
 func confirmSubscription(ctx context.Context, h *Handler, a asked) (reply, error) {
+	if a.route.provider.Binding == Unverified { // nobody has looked whose topic it is
+		return reply{}, notConfigured("secrets")
+	}
 	topic, _ := fieldOf(a.body, "TopicArn")
 	link, _ := fieldOf(a.body, "SubscribeURL")
 	u, err := confirmURL(link, topic, a.token)

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -120,6 +121,29 @@ func TestHandshakesBelongToRows(t *testing.T) {
 			if computes && (s.signs == nil && name != "zoom" || strings.ContainsAny(s.letters, ": ")) {
 				t.Errorf("%s computes with the secret whatever it is given", name)
 			}
+		}
+	}
+}
+
+// TestNoChallengeIsAMessage: what is signed under the key that answers challenges can't be written in their alphabets.
+func TestNoChallengeIsAMessage(t *testing.T) {
+	xml := base64.StdEncoding.EncodeToString([]byte("<notification></notification>"))
+	for provider, messages := range map[string][]string{
+		"zoom":      {"v0:1654503849:{}", "v0:1654503849:1", "v0:1654503849:"},
+		"x":         {`{"a":1}`, "[]", "1", "12345678", "-1", "1.5", "true", "false", "null", `"a"`},
+		"braintree": {xml, xml + "\n", strings.ToLower(xml), strings.Repeat("a", 33)},
+	} {
+		for _, m := range messages {
+			if handshakes[provider][0].admits(m) {
+				t.Errorf("%s takes %q for a challenge", provider, m)
+			}
+		}
+	}
+	for provider, challenge := range map[string]string{
+		"zoom": "qgg8vlvZRS6UYooatFL8Aw", "x": "NjZhNDM3ODMtMWVhYS00Nzc3LWE4YzgtMjdkZGE5ZWUxYTI2", "braintree": "20f9f8ed05f77439fe955c977e4c8a53",
+	} {
+		if !handshakes[provider][0].admits(challenge) {
+			t.Errorf("%s does not take %q for a challenge", provider, challenge)
 		}
 	}
 }
@@ -380,6 +404,18 @@ func TestSignedHandshakes(t *testing.T) {
 			t.Errorf("%s with a wrong signature: %d %q", c.source, a.status, a.body)
 		}
 	}
+	// One that is sent again is the same one, and so the same event.
+	r := n.signed(t, "zoom", jsonType, zoom)
+	for range 2 {
+		again := r.Clone(t.Context())
+		again.Body = io.NopCloser(strings.NewReader(zoom))
+		if a := do(t, again); a.status != 200 {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+	}
+	if all := n.stored(); all[len(all)-1].ID != all[len(all)-2].ID || !strings.HasPrefix(all[len(all)-1].ID, "handshake-") {
+		t.Errorf("%q and %q", all[len(all)-2].ID, all[len(all)-1].ID)
+	}
 	// An event of Discord has type 1 too.
 	a := do(t, n.signed(t, "discord", jsonType, `{"version":1,"application_id":"1","type":1,"event":{"type":"APPLICATION_AUTHORIZED","timestamp":"2026-01-01T00:00:00Z"}}`))
 	if a.status != 202 {
@@ -389,6 +425,30 @@ func TestSignedHandshakes(t *testing.T) {
 	n.arm(t, "zoom")
 	if a := n.ask(t, "POST", "zoom", zoom, "X-Zm-Signature", "v0="+strings.Repeat("0", 64), "X-Zm-Request-Timestamp", fmt.Sprint(time.Now().Unix())); a.status != 401 {
 		t.Errorf("a wrong signature of an armed source: %d %s", a.status, a.body)
+	}
+}
+
+// TestHandshakesOfWhatNobodyVerifies: a source without verification accepts every signature, which therefore shows nothing.
+func TestHandshakesOfWhatNobodyVerifies(t *testing.T) {
+	n := newDoor(t, newClock(), func(s *Source) { s.Unverified, s.Secrets = true, nil })
+	ask := func() answer {
+		return n.ask(t, "POST", "slack", `{"type":"url_verification","challenge":"abc"}`)
+	}
+	if a := ask(); a.status != 403 || a.Type != "/problems/handshake-not-armed" {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := n.ask(t, "GET", "okta", "", "X-Okta-Verification-Challenge", "abc"); a.status != 403 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	n = newDoor(t, newClock(), func(s *Source) {
+		s.Unverified, s.Secrets = true, nil
+		always(s)
+	})
+	if a := ask(); a.status != 200 || a.body != "abc" || n.last().Verification != "slack; handshake; always" {
+		t.Errorf("%d %s, recorded as %s", a.status, a.body, n.last().Verification)
+	}
+	if a := n.ask(t, "POST", "sns", `{"Type":"SubscriptionConfirmation","Token":"t","TopicArn":"`+sampleTopic+`","SubscribeURL":"https://sns.eu-central-1.amazonaws.com/"}`); a.status != 403 {
+		t.Errorf("sns: %d %s", a.status, a.body)
 	}
 }
 

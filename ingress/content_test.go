@@ -183,6 +183,7 @@ func TestContentTypes(t *testing.T) {
 		{"application/xml", "<a>\xff</a>", 400, ""},
 		{"application/xml", `<a x="1" x="2"/>`, 400, ""},
 		{"application/xml", `<!DOCTYPE a [<!ENTITY b "bbbb">]><a>&b;</a>`, 400, ""},
+		{"application/xml", `<!DOCTYPE a><a/>`, 400, ""},
 		{"application/xml", `<a>&b;</a>`, 400, ""},
 		{"application/xml", `<?xml version="1.0" encoding="utf-7"?><a/>`, 400, ""},
 		{"application/xml", strings.Repeat("<a>", maxElements+1) + strings.Repeat("</a>", maxElements+1), 400, ""},

@@ -319,9 +319,13 @@ func (h *Handler) verify(rt *route, r *http.Request, body []byte, now time.Time)
 	if rt.source.Unverified {
 		return nil
 	}
+	return h.verifyWith(h.keys(rt), rt, r, body, now)
+}
+
+func (h *Handler) verifyWith(keys []Key, rt *route, r *http.Request, body []byte, now time.Time) error {
 	return rt.provider.Scheme.Verify(r.Context(), &Request{
 		Method: r.Method, URL: rt.source.address(r.URL), Header: r.Header, Body: body, Vendor: h.vendor,
-	}, h.keys(rt), now)
+	}, keys, now)
 }
 
 // entry makes the inbox record, or names the rule that the delivery doesn't fulfil.
@@ -332,7 +336,7 @@ func (h *Handler) entry(
 	if in.kind, err = typeName(rt.provider.Name, found.kind); err != nil {
 		return e, "", err
 	}
-	if in.id, err = deliveryID(found, rt.provider, rt.source.Name, body); err != nil {
+	if in.id, err = deliveryID(found, rt.provider, rt.source.Name, body, in.at); err != nil {
 		return e, "", err
 	}
 	headers, err := kept(rt.provider, header)

@@ -10,17 +10,19 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Reasons that only operators are told: a sender who learns them learns how near it came.
+// The reasons that only operators are told: a sender who learns them learns how near it came.
 const (
-	BodyChanged Reason = "body-changed" // the signature fits the body as it may have been when it was sent
-	OtherSource Reason = "other-source" // it fits a secret of another source
+	BodyChanged  Reason = "body-changed"   // the signature fits the body as it may have been when it was sent
+	OtherSource  Reason = "other-source"   // it fits a secret of another source
+	SecretNotNow Reason = "secret-not-now" // it fits a secret of the source that has expired, or doesn't count yet
 )
 
 // suspicions bounds how many refused signatures a second are looked into: each look computes further ones, over copies of
 // the body, which therefore has at most maxSuspect bytes.
 const (
 	suspicions = 5
-	maxSuspect = 1 << 20
+	maxSuspect = 256 << 10
+	maxOthers  = 16 // sources whose secrets are tried
 )
 
 func newSuspicion() *rate.Limiter { return rate.NewLimiter(suspicions, suspicions) }
@@ -37,25 +39,52 @@ func (h *Handler) investigate(in *incoming, sent []byte, says content, failed er
 		in.hint = "the signature is right; if this goes on, compare the clock of this machine (" + in.at.UTC().Format("2006-01-02T15:04:05Z") + ")"
 	case MissingHeader:
 		in.hint = h.otherProvider(in)
-	case WrongSignature:
-		fits := func(rt *route, body []byte) bool {
-			err := h.verify(rt, in.Request, body, in.at)
+	case WrongSignature, NoSecret:
+		if in.route.provider.Scheme.Vendor != nil {
+			return // a stranger must not have keys fetched more than once
+		}
+		fits := func(rt *route, body []byte, keys ...Key) bool {
+			err := h.verifyWith(keys, rt, in.Request, body, in.at)
 			f, ok := errors.AsType[*Failure](err)
 			return err == nil || ok && (f.Reason == TooOld || f.Reason == TooNew)
 		}
+		for _, k := range in.route.source.Secrets {
+			if !k.counts(in.at) && fits(in.route, sent, Key{Secret: k.Secret}) {
+				in.reason, in.hint = SecretNotNow, "the signature fits a secret that counts "+k.span()
+				return
+			}
+		}
+		own := h.keys(in.route)
 		for name, body := range changed(sent, says, in.route.maxBody) {
-			if fits(in.route, body) {
+			if fits(in.route, body, own...) {
 				in.reason, in.hint = BodyChanged, "the signature fits the body "+name+": something between the sender and here changes bodies"
 				return
 			}
 		}
+		others := 0
 		for name, rt := range *h.routes.Load() {
-			if rt != in.route && rt.provider.Name == in.route.provider.Name && fits(rt, sent) {
+			if rt == in.route || rt.provider.Name != in.route.provider.Name || others == maxOthers {
+				continue
+			}
+			others++
+			if fits(rt, sent, h.keys(rt)...) {
 				in.reason, in.hint = OtherSource, fmt.Sprintf("the signature fits a secret of the source %s: which URL was the provider given?", name)
 				return
 			}
 		}
 	}
+}
+
+// span is the time in which a secret counts, in words.
+func (k Key) span() string {
+	const day = "2006-01-02T15:04:05Z"
+	switch {
+	case k.Until.IsZero():
+		return "only from " + k.From.UTC().Format(day)
+	case k.From.IsZero():
+		return "only until " + k.Until.UTC().Format(day)
+	}
+	return "only from " + k.From.UTC().Format(day) + " until " + k.Until.UTC().Format(day)
 }
 
 // changed yields what a body may have been before a proxy, a framework or a shell got hold of it.

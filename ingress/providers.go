@@ -42,6 +42,9 @@ type Provider struct {
 	Type    []Field // the first that is there; "event" if none is
 	ID      []Field // of the delivery; a hash of the body if none is there
 	Subject []Field // the default stream key; the id if none is there
+	// Repeats says that two requests with the same body may be two pieces of news, as of a provider that says "something
+	// has changed". Without an id each of them is a delivery of its own then, a retry as well: twice is better than never.
+	Repeats bool
 
 	Budget time.Duration // within which the provider wants its answer; 0 if it doesn't say
 	Retry  string        // what it does without one; empty if it doesn't say
@@ -193,8 +196,9 @@ func typeName(provider, kind string) (string, error) {
 }
 
 // deliveryID checks the provider's id of a delivery. Without one it is a hash of source and body, which a retry has
-// again; the time of the attempt is left out because a retry changes it.
-func deliveryID(r reading, p Provider, source string, body []byte) (string, error) {
+// again; the time of the attempt is left out because a retry changes it. Only where equal bodies may be different news
+// the time is in it.
+func deliveryID(r reading, p Provider, source string, body []byte, at time.Time) (string, error) {
 	switch {
 	case r.id == "":
 		h := sha256.New()
@@ -203,6 +207,9 @@ func deliveryID(r reading, p Provider, source string, body []byte) (string, erro
 			h.Write([]byte{0}) // in neither name
 		}
 		h.Write(body)
+		if p.Repeats {
+			fmt.Fprint(h, at.UnixNano())
+		}
 		return "sha256-" + hex.EncodeToString(h.Sum(nil)), nil
 	case len(r.id) > maxID:
 		return "", domain.Invalidf(r.idField, "a delivery id has at most %d bytes", maxID)

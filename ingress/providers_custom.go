@@ -36,6 +36,7 @@ type Custom struct {
 	Type         []string
 	ID           []string
 	Subject      []string
+	Repeats      bool // equal bodies may be different news
 	ContentTypes []string
 	MaxBody      int64
 	Inflated     bool     // the signature is over a compressed body as it was before
@@ -128,7 +129,7 @@ func NewProvider(name string, c Custom) (Provider, error) {
 	}
 	p := Provider{
 		Name: name, Title: name, Docs: c.Docs, Confidence: Known, Scheme: s, Binding: customBinding(&s), Keep: lower(c.Keep),
-		ContentTypes: c.ContentTypes, MaxBody: c.MaxBody, Inflated: c.Inflated, Sample: "example",
+		ContentTypes: c.ContentTypes, MaxBody: c.MaxBody, Repeats: c.Repeats, Inflated: c.Inflated, Sample: "example",
 	}
 	for _, list := range []struct {
 		field string
@@ -140,6 +141,7 @@ func NewProvider(name string, c Custom) (Provider, error) {
 			if err != nil {
 				bad(list.field, "%v", err)
 			}
+			f.whole = list.field == "id"
 			*list.into = append(*list.into, f)
 		}
 	}

@@ -78,7 +78,7 @@ func TestRowsOfOperators(t *testing.T) {
 func TestFieldsOfOperators(t *testing.T) {
 	p, err := NewProvider("acme", Custom{
 		Header: "X-Sig", Type: []string{"{header:x-event}", "{body:object}.{body:action}", "thing"},
-		ID: []string{"{body:meta.id}", "{header:X-Id}"}, Subject: []string{"{body:customer}"}, Keep: []string{"X-Acme-*"},
+		ID: []string{"{body:meta.id}:{body:meta.n}", "{body:meta.id}", "{header:X-Id}"}, Subject: []string{"{body:customer}"}, Keep: []string{"X-Acme-*"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -92,6 +92,8 @@ func TestFieldsOfOperators(t *testing.T) {
 		{http.Header{"X-Id": {"h"}}, `{"object":"b","action":"c","customer":{"id":9}}`, "b.c", "h", "9"},
 		{nil, `{"object":"b","customer":"x"}`, "b", "", "x"},
 		{nil, `{"action":"c"}`, "thing", "", ""},
+		{nil, `{"meta":{"id":"m","n":7}}`, "thing", "m:7", ""},
+		{nil, `{"meta":{"n":7}}`, "thing", "", ""},
 		{nil, `[]`, "thing", "", ""},
 	} {
 		r, err := p.read(c.header, document{json: []byte(c.body)})

@@ -12,6 +12,7 @@ type Field struct {
 	name  string // of the header, or the path in the body, or the text itself; of a join what stands between
 	names []string
 	parts []Field
+	whole bool // a join of which all parts must be there
 }
 
 type fieldKind int
@@ -43,6 +44,12 @@ func Joined(separator string, parts ...Field) Field {
 	return Field{in: fieldJoin, name: separator, parts: parts}
 }
 
+// AllOf is Joined, and nothing if one of the parts isn't there. Ids are put together so: with a part less, two deliveries
+// could have the same.
+func AllOf(separator string, parts ...Field) Field {
+	return Field{in: fieldJoin, name: separator, parts: parts, whole: true}
+}
+
 // each calls use with f and all that it is made of.
 func (f Field) each(use func(Field)) {
 	use(f)
@@ -70,7 +77,7 @@ func (f Field) of(h http.Header, b values) string {
 		said := false // by the request
 		for i, part := range f.parts {
 			text := part.of(h, b)
-			if i == 0 && text == "" {
+			if text == "" && (i == 0 || f.whole) {
 				return ""
 			}
 			if text != "" {

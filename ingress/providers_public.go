@@ -65,11 +65,11 @@ var publicKeyRows = []Provider{
 		Name: "sns", Title: "Amazon SNS", Confidence: VendorPage, Secret: "the topic's ARN",
 		Docs: "https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html",
 		Scheme: Scheme{
-			Algorithm: RSA, Field: "Signature", Encoding: Base64, Key: VendorPublicKey, Vendor: snsCertificate,
+			Algorithm: RSA, Field: "Signature", Encoding: Base64, Key: VendorPublicKey, Vendor: snsCertificate, KeyField: "SigningCertURL",
 			Digest: sha1.New, If: "SignatureVersion", Is: "1", Pinned: "TopicArn", Credential: aTopic, TimeField: "Timestamp", Unit: ISO, Tolerance: 2 * time.Hour,
 			Message: snsMessage,
 			Also: []Scheme{{
-				Algorithm: RSA, Field: "Signature", Encoding: Base64, Key: VendorPublicKey, Vendor: snsCertificate,
+				Algorithm: RSA, Field: "Signature", Encoding: Base64, Key: VendorPublicKey, Vendor: snsCertificate, KeyField: "SigningCertURL",
 				If: "SignatureVersion", Is: "2", Pinned: "TopicArn", Credential: aTopic, TimeField: "Timestamp", Unit: ISO, Tolerance: 2 * time.Hour,
 				Message: snsMessage,
 			}},
@@ -77,7 +77,8 @@ var publicKeyRows = []Provider{
 		ContentTypes: []string{"text/plain", jsonType},
 		Type:         []Field{InBody("Type")}, ID: []Field{InBody("MessageId")}, Subject: []Field{InBody("TopicArn")},
 		Keep: []string{"x-amz-sns-*"}, Budget: 15 * time.Second, Retry: "50 times in an hour, unless the topic says otherwise", Sample: "Notification",
-		Note: "Raw message delivery is not signed, and not accepted. The tolerance is Penstock's own: SNS keeps the first time in retries.",
+		Verification: "sns; timestamp+fields",
+		Note:         "MessageAttributes and UnsubscribeURL are not signed. Raw message delivery isn't either, and is not accepted. The tolerance is Penstock's own: SNS keeps the first time in retries.",
 	},
 	plaid("plaid", "Plaid", "production.plaid.com"),
 	plaid("plaid-sandbox", "Plaid, sandbox", "sandbox.plaid.com"),
@@ -109,8 +110,8 @@ var publicKeyRows = []Provider{
 			Algorithm: JWT, Header: "Authorization", Label: "Bearer ", Claims: &Claims{Algorithm: HS256, BodyHash: "payload_hash"},
 		},
 		Verification: "vonage; body",
-		Type:         []Field{InBody("status"), InBody("message_type"), InBody("type")}, ID: []Field{InBody("message_uuid"), InBody("uuid")},
-		Subject: []Field{InBody("conversation_uuid"), InBody("from")}, Sample: "delivered",
+		Type:         []Field{InBody("status"), InBody("message_type"), InBody("type")},
+		Subject:      []Field{InBody("conversation_uuid"), InBody("message_uuid"), InBody("from")}, Sample: "delivered",
 	},
 	{
 		Name: "netlify", Confidence: ThirdParty, Secret: "the JWS secret token of the notification",
@@ -129,7 +130,7 @@ var publicKeyRows = []Provider{
 			Claims: &Claims{Algorithm: HS256, Issuer: "MessageBird", BodyHash: "payload_hash", URLHash: "url_hash", Expiry: true},
 		},
 		Verification: "messagebird; url+body", ContentTypes: []string{jsonType, formType},
-		Type: []Field{InBody("type"), InBody("status")}, ID: []Field{}, Subject: []Field{InBody("message.id"), InBody("id")}, Sample: "message.created",
+		Type: []Field{InBody("type"), InBody("status")}, Subject: []Field{InBody("message.id"), InBody("id")}, Sample: "message.created",
 	},
 }
 
@@ -148,7 +149,8 @@ func plaid(name, title, host string) Provider {
 			Claims: &Claims{Algorithm: ES256, BodyHash: "request_body_sha256", IssuedAt: true},
 		},
 		Verification: name + "; timestamp+body",
-		Type:         []Field{Joined(".", InBody("webhook_type"), InBody("webhook_code"))}, Subject: []Field{InBody("item_id")},
+		Type:         []Field{Joined(".", InBody("webhook_type"), InBody("webhook_code"))}, Subject: []Field{InBody("item_id")}, Repeats: true,
 		Budget: 10 * time.Second, Retry: "24 hours", Sample: "TRANSACTIONS.SYNC_UPDATES_AVAILABLE",
+		Note: "Its requests have no id, and the same body whenever the same happens again: each is a delivery of its own, also one sent again.",
 	}
 }

@@ -97,7 +97,7 @@ func TestReadings(t *testing.T) {
 			if kind, err = typeName(p.Name, r.kind); err != nil {
 				return
 			}
-			id, err = deliveryID(r, p, "source", []byte(c.body))
+			id, err = deliveryID(r, p, "source", []byte(c.body), time.Time{})
 			return kind, id, first(r.key, id), err
 		}()
 		if c.field != "" {
@@ -119,7 +119,7 @@ func TestReadings(t *testing.T) {
 func TestMadeDeliveryIDs(t *testing.T) {
 	p, _ := ProviderNamed("slack")
 	id := func(source, body string) string {
-		s, err := deliveryID(reading{}, p, source, []byte(body))
+		s, err := deliveryID(reading{}, p, source, []byte(body), time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,6 +130,10 @@ func TestMadeDeliveryIDs(t *testing.T) {
 	}
 	if id("a", "x") == id("a", "y") || id("a", "x") == id("b", "x") || id("a", "bx") == id("ab", "x") {
 		t.Error("different deliveries have one id")
+	}
+	p.Repeats = true // then it is the time that tells
+	if one, two := id("a", "x"), id("a", "x"); one == two {
+		t.Error("two pieces of news have one id")
 	}
 }
 

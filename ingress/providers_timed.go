@@ -126,7 +126,7 @@ var timedRows = []Provider{
 			Header: "X-Webflow-Signature", TimeHeader: "X-Webflow-Timestamp", Unit: Milliseconds, Tolerance: 5 * time.Minute,
 			Message: []Part{Timestamp(), Literal(":"), Body()},
 		},
-		Type: []Field{InBody("triggerType")}, ID: []Field{InBody("_id")}, Subject: []Field{InBody("payload.id"), InBody("payload.siteId")},
+		Type: []Field{InBody("triggerType")}, Subject: []Field{InBody("payload.id"), InBody("payload.siteId")},
 		Sample: "form_submission",
 	},
 	{
@@ -162,8 +162,8 @@ var timedRows = []Provider{
 			Header: "Recurly-Signature", Layout: Positional, Unit: Epoch, Tolerance: 5 * time.Minute,
 			Message: []Part{Timestamp(), Literal("."), Body()},
 		},
-		Type: []Field{Joined(".", InBody("object_type"), InBody("event_type"))}, ID: []Field{InBody("id")},
-		Subject: []Field{InBody("uuid")}, Retry: "10 times", Sample: "account.created",
+		Type:    []Field{Joined(".", InBody("object_type"), InBody("event_type"))},
+		Subject: []Field{InBody("uuid"), InBody("id")}, Retry: "10 times", Sample: "account.created",
 	},
 	{
 		Name: "sanity", Confidence: ThirdParty, Secret: "the webhook's secret",

@@ -36,9 +36,9 @@ var tokenRows = []Provider{
 	{
 		Name: "microsoft-graph", Title: "Microsoft Graph", Confidence: VendorPage, Secret: "the subscription's clientState",
 		Docs:   "https://learn.microsoft.com/en-us/graph/change-notifications-delivery-webhooks",
-		Scheme: Scheme{Algorithm: Token, Each: "value", Field: "clientState"}, Split: splitGraph,
+		Scheme: Scheme{Algorithm: Token, Each: "value", Field: "clientState"}, Split: splitGraph, Repeats: true,
 		Budget: 3 * time.Second, Retry: "4 hours", Sample: "created",
-		Note: "The clientState of every item must be right. It is replaced by asterisks before anything is stored.",
+		Note: "The clientState of every item must be right. It is replaced by asterisks before anything is stored. Items have ids; requests don't.",
 	},
 	{
 		Name: "telegram", Confidence: ThirdParty, Secret: "the secret_token of setWebhook",

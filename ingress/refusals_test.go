@@ -74,6 +74,7 @@ func TestRefusalsAreBoundedInBytes(t *testing.T) {
 // The operator is told what can be found out about a wrong signature, the sender is not.
 func TestHints(t *testing.T) {
 	n := newNode(t, func(c *Config) {
+		c.Sources[0].Secrets = append(c.Sources[0].Secrets, Key{Secret: Secret("expired"), Until: time.Unix(1e9, 0)})
 		c.Sources = append(c.Sources, Source{Name: "other", Provider: "github", Secrets: Keys(Secret("of the other"))})
 	})
 	sendAs := func(sent string, change func(*http.Request)) func(string) *http.Request {
@@ -103,6 +104,11 @@ func TestHints(t *testing.T) {
 				t.Fatal(err)
 			}
 		})("{}"), OtherSource, "the source other"},
+		{"an expired one", sendAs("{}", func(r *http.Request) {
+			if err := p.Scheme.Sign(&Request{Header: r.Header, Body: []byte("{}")}, Secret("expired"), time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		})("{}"), SecretNotNow, "only until 2001-09-09T01:46:40Z"},
 		{"another provider's", sendAs("{}", func(r *http.Request) {
 			r.Header.Del("X-Hub-Signature-256")
 			r.Header.Set("Stripe-Signature", "t=1,v1=00")
@@ -115,7 +121,7 @@ func TestHints(t *testing.T) {
 		if a.status != 401 || last[0].Reason != string(c.reason) || !strings.Contains(last[0].Hint, c.hint) || c.hint == "" && last[0].Hint != "" {
 			t.Errorf("%s: %d %+v", c.name, a.status, last[0])
 		}
-		if a.Reason == BodyChanged || a.Reason == OtherSource || c.hint != "" && strings.Contains(a.body, c.hint) {
+		if a.Reason == BodyChanged || a.Reason == OtherSource || a.Reason == SecretNotNow || c.hint != "" && strings.Contains(a.body, c.hint) {
 			t.Errorf("%s: the sender is told %s", c.name, a.body)
 		}
 	}

@@ -33,7 +33,9 @@ type vendors struct {
 	server *httptest.Server
 	roots  *x509.CertPool
 	asked  atomic.Int64
-	answer func(http.ResponseWriter, *http.Request) bool // before all others, for tests
+	answer func(http.ResponseWriter, *http.Request) bool // before all others; set before the first request
+
+	instead atomic.Pointer[func(http.ResponseWriter, *http.Request)] // of all others; may change
 
 	rsa     *rsa.PrivateKey
 	ecdsa   *ecdsa.PrivateKey
@@ -111,6 +113,10 @@ func (v *vendors) certificate(name string, life time.Duration) []byte {
 
 func (v *vendors) serve(w http.ResponseWriter, r *http.Request) {
 	v.asked.Add(1)
+	if instead := v.instead.Load(); instead != nil {
+		(*instead)(w, r)
+		return
+	}
 	if v.answer != nil && v.answer(w, r) {
 		return
 	}
@@ -119,18 +125,26 @@ func (v *vendors) serve(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(err)
 	}
-	switch host := r.Host; {
-	case strings.HasPrefix(host, "sns."):
+	// They know their own keys and no others.
+	switch host, address := r.Host, "https://"+r.Host+r.URL.Path; {
+	case address == goodCertificate, address == "https://sns.eu-central-1.amazonaws.com/SimpleNotificationService-9c6465fa7f48f5cacd23014631ec1136.pem":
 		w.Write(v.certificate("sns.amazonaws.com", time.Hour))
-	case strings.HasSuffix(host, ".paypal.com"):
+	case address == "https://api.paypal.com/v1/notifications/certs/CERT-360caa42-fca2a594-1d93a270":
 		w.Write(v.certificate("messageverificationcerts.paypal.com", time.Hour))
 	case strings.HasSuffix(host, ".plaid.com"):
+		var asked struct {
+			ID string `json:"key_id"`
+		}
+		if json.NewDecoder(r.Body).Decode(&asked); asked.ID != sampleKeyID {
+			http.Error(w, `{"error_code":"INVALID_WEBHOOK_VERIFICATION_KEY_ID"}`, http.StatusBadRequest)
+			return
+		}
 		json.NewEncoder(w).Encode(map[string]any{"key": map[string]any{
 			"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": sampleKeyID, "x": raw(point[1:33]), "y": raw(point[33:]),
 		}})
 	case host == "api.ebay.com" && strings.HasSuffix(r.URL.Path, "/token"):
 		json.NewEncoder(w).Encode(map[string]any{"access_token": "access", "expires_in": 7200})
-	case host == "api.ebay.com" && r.Header.Get("Authorization") == "Bearer access":
+	case address == "https://api.ebay.com/commerce/notification/v1/public_key/"+sampleKeyID && r.Header.Get("Authorization") == "Bearer access":
 		text := strings.ReplaceAll(string(publicPEM(v.ecdsa)), "\n", "")
 		json.NewEncoder(w).Encode(map[string]any{"key": text, "algorithm": "ECDSA", "digest": "SHA1"})
 	case strings.HasSuffix(host, ".kinde.com"):
@@ -141,6 +155,22 @@ func (v *vendors) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "nobody", http.StatusNotFound)
 	}
 }
+
+// answers makes all providers answer so.
+func (v *vendors) answers(with func(http.ResponseWriter, *http.Request)) { v.instead.Store(&with) }
+
+// hands is a clock that a test moves.
+type hands struct{ atomic.Int64 }
+
+func newHands(at time.Time) *hands {
+	h := &hands{}
+	h.set(at)
+	return h
+}
+
+func (h *hands) set(at time.Time)        { h.Store(at.UnixNano()) }
+func (h *hands) now() time.Time          { return time.Unix(0, h.Load()) }
+func (h *hands) forward(d time.Duration) { h.Add(int64(d)) }
 
 // keys is a store that asks this internet.
 func (v *vendors) keys() *VendorKeys {

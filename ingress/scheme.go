@@ -187,6 +187,8 @@ type Scheme struct {
 	Claims *Claims // of a JWT
 	// Vendor finds the provider's public key for a signature; for key rule VendorPublicKey.
 	Vendor vendorKey
+	// KeyField is the path of the JSON body where Vendor finds what it asks for, if it stands there.
+	KeyField string
 	// Credential reports a secret that isn't of the form it must have; nil if it may have any.
 	Credential func(string) error
 	// Also are further schemes of the same provider. A request that is right by any of them is right.

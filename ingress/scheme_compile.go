@@ -41,6 +41,7 @@ func (s *Scheme) compile() error {
 	want(s.TimeField)
 	want(s.Pinned)
 	want(s.If)
+	want(s.KeyField)
 	for _, message := range append([][]Part{s.Message}, s.Or...) {
 		for _, part := range message {
 			s.needs |= part.needs()
@@ -54,9 +55,6 @@ func (s *Scheme) compile() error {
 	}
 	if s.Form != "" {
 		s.needs |= needsForm
-	}
-	if s.Vendor != nil && s.Field != "" {
-		want("SigningCertURL")
 	}
 	if s.Claims != nil && (s.Claims.QueryHash != "" || s.Claims.URLHash != "") {
 		s.needs |= needsURL

@@ -164,6 +164,9 @@ func (p *pass) open() error {
 	n := p.s.needs
 	if n&needsURL != 0 {
 		u, err := url.Parse(p.r.URL)
+		if err != nil && p.r.URL != "" { // for its query, which is as the sender wrote it
+			return failf(Malformed, "the address that was called can't be read")
+		}
 		if err != nil || u.Host == "" {
 			return fmt.Errorf("the signature covers the request's URL, and no public URL is configured")
 		}

@@ -153,8 +153,9 @@ func openSpool(c SpoolConfig, d disk) (*Spool, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Spool{
-		cfg: c, disk: d, log: c.Logger, metrics: newSpoolMetrics(), seed: maphash.MakeSeed(), requests: make(chan *spoolRequest),
-		idle: make(chan struct{}, 1), stopped: make(chan struct{}), inHand: semaphore.NewWeighted(drainBytes), retry: time.Second, pause: drainPause, waiting: make([]int32, buckets),
+		cfg: c, disk: d, log: c.Logger, metrics: newSpoolMetrics(), seed: maphash.MakeSeed(),
+		requests: make(chan *spoolRequest), idle: make(chan struct{}, 1), stopped: make(chan struct{}),
+		inHand: semaphore.NewWeighted(drainBytes), retry: time.Second, pause: drainPause, waiting: make([]int32, buckets),
 	}
 	for p := range c.Partitions {
 		s.lanes = append(s.lanes, &lane{partition: p, wake: make(chan struct{}, 1)})

@@ -367,7 +367,11 @@ func TestSpoolSaysDamageAtTheDrain(t *testing.T) {
 	l := &inbox{}
 	c := spoolConfig(t, l)
 	path, data, _, frames := waitingSegment(t, l, c, "1", "2", "3")
-	s := runSpool(t, c, realDisk)
+	l.answers(nil)
+	opened, err := OpenSpool(c)
+	if err != nil {
+		t.Fatal(err)
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err == nil {
 		_, err = f.WriteAt([]byte{data[frames[1]+20] ^ 1}, frames[1]+20)
@@ -375,7 +379,7 @@ func TestSpoolSaysDamageAtTheDrain(t *testing.T) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	l.answers(nil)
+	s := goSpool(t, opened)
 	s.drained(t)
 	if ids := l.ids(); !slices.Equal(ids, []string{"1", "3"}) || len(s.Depth().Problems) != 1 {
 		t.Errorf("the log has %v, problems %q", ids, s.Depth().Problems)

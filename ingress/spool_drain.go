@@ -72,7 +72,11 @@ func (s *Spool) window(l *lane) []spot {
 		n++
 	}
 	l.alone = max(0, l.alone-1)
-	return slices.Clone(l.queue[:n])
+	window := slices.Clone(l.queue[:n])
+	if eventstore.Broken("spool-order") {
+		slices.Reverse(window)
+	}
+	return window
 }
 
 // send sends a window on in its order. An error means that some are left; they stay at the front, in order.

@@ -108,6 +108,10 @@ func runSpool(t *testing.T, c SpoolConfig, d disk) *runningSpool {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return goSpool(t, s)
+}
+
+func goSpool(t *testing.T, s *Spool) *runningSpool {
 	s.retry, s.pause = 20*time.Millisecond, 2*time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -126,10 +126,7 @@ func TestWhatAProviderAnswersIsBounded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := newVendors(t)
-			v.answer = func(w http.ResponseWriter, r *http.Request) bool {
-				answer(w, r)
-				return true
-			}
+			v.answers(answer)
 			p, r := snsRequest(t, v.keys(), goodCertificate)
 			if err := p.Scheme.Verify(t.Context(), &r, Keys(secretOf("sns")), signedAt); statusOf(err) != 503 {
 				t.Error(err)
@@ -176,8 +173,8 @@ func TestAKeyIsAskedForOnce(t *testing.T) {
 func TestAKnownKeyOutlivesItsProvider(t *testing.T) {
 	v := newVendors(t)
 	keys := v.keys()
-	now := signedAt
-	keys.now = func() time.Time { return now }
+	clock := newHands(signedAt)
+	keys.now = clock.now
 	p, _ := ProviderNamed("plaid")
 	r := sample(t, p, signedAt)
 	r.Vendor = keys
@@ -185,15 +182,14 @@ func TestAKnownKeyOutlivesItsProvider(t *testing.T) {
 	if err := verify(); err != nil {
 		t.Fatal(err)
 	}
-	v.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+	v.answers(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(500)
-		return true
-	}
+	})
 	for _, c := range []struct {
 		after time.Duration
 		want  int
 	}{{time.Hour, 0}, {13 * time.Hour, 0}, {47 * time.Hour, 0}, {49 * time.Hour, 503}} {
-		now = signedAt.Add(c.after)
+		clock.set(signedAt.Add(c.after))
 		if err := verify(); statusOf(err) != c.want {
 			t.Errorf("after %v: %v", c.after, err)
 		}
@@ -202,14 +198,13 @@ func TestAKnownKeyOutlivesItsProvider(t *testing.T) {
 
 func TestAKeyThatIsNot(t *testing.T) {
 	v := newVendors(t)
-	v.answer = func(w http.ResponseWriter, r *http.Request) bool {
+	v.answers(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(400)
 		fmt.Fprint(w, `{"error_code":"INVALID_WEBHOOK_VERIFICATION_KEY_ID"}`)
-		return true
-	}
+	})
 	keys := v.keys()
-	now := signedAt
-	keys.now = func() time.Time { return now }
+	clock := newHands(signedAt)
+	keys.now = clock.now
 	p, _ := ProviderNamed("plaid")
 	r := sample(t, p, signedAt)
 	r.Vendor = keys
@@ -221,18 +216,17 @@ func TestAKeyThatIsNot(t *testing.T) {
 	if n := v.asked.Load(); n != 1 {
 		t.Errorf("asked %d times", n)
 	}
-	now = now.Add(vendorMissLife)
-	v.answer = nil
+	clock.forward(vendorMissLife)
+	v.instead.Store(nil)
 	// The first to come finds out.
 	if err := p.Scheme.Verify(t.Context(), &r, Keys(secretOf("plaid")), signedAt); err != nil {
 		t.Errorf("a key that came later: %v", err)
 	}
 	// That our own credentials are wrong says nothing of the request.
-	v.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+	v.answers(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(400)
 		fmt.Fprint(w, `{"error_code":"INVALID_API_KEYS"}`)
-		return true
-	}
+	})
 	r.Vendor = v.keys()
 	if err := p.Scheme.Verify(t.Context(), &r, Keys(secretOf("plaid")), signedAt); statusOf(err) != 503 || strings.Contains(err.Error(), "secret-of") {
 		t.Errorf("wrong credentials: %v", err)
@@ -242,13 +236,12 @@ func TestAKeyThatIsNot(t *testing.T) {
 // However many names strangers think up, the provider is asked rarely and little is kept.
 func TestStrangersCantMakeUsAsk(t *testing.T) {
 	v := newVendors(t)
-	v.answer = func(w http.ResponseWriter, r *http.Request) bool {
+	v.answers(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(404)
-		return true
-	}
+	})
 	keys := v.keys()
-	now := signedAt
-	keys.now = func() time.Time { return now }
+	clock := newHands(signedAt)
+	keys.now = clock.now
 	for i := range 2000 {
 		name := fmt.Sprint(i)
 		_, err := keys.key(t.Context(), name, func(ctx context.Context) (fetched, error) {
@@ -263,20 +256,20 @@ func TestStrangersCantMakeUsAsk(t *testing.T) {
 		t.Errorf("asked %d times", n)
 	}
 	for i := range 1000 {
-		now = now.Add(fetchesEvery)
+		clock.forward(fetchesEvery)
 		keys.key(t.Context(), fmt.Sprint("later", i), func(context.Context) (fetched, error) { return fetched{}, errGone })
 	}
 	if n := len(keys.known); n > maxVendorKeys {
 		t.Errorf("%d are kept", n)
 	}
 	key := sharedKeys().rsa.Public()
-	now = now.Add(time.Hour)
+	clock.forward(time.Hour)
 	got, err := keys.key(t.Context(), "honest", func(context.Context) (fetched, error) { return fetched{key: key}, nil })
 	if err != nil || got != key {
 		t.Errorf("%v, %v", got, err)
 	}
 	for i := range 1000 { // what nobody has is forgotten first
-		now = now.Add(fetchesEvery)
+		clock.forward(fetchesEvery)
 		keys.key(t.Context(), fmt.Sprint("again", i), func(context.Context) (fetched, error) { return fetched{}, errGone })
 	}
 	got, err = keys.key(t.Context(), "honest", func(context.Context) (fetched, error) { return fetched{}, errors.New("asked again") })
@@ -300,10 +293,9 @@ func TestAnIssuersKeys(t *testing.T) {
 		"shared":         {"kty": "oct", "kid": sampleKeyID, "k": "AQAB"},
 		"off the curve":  {"kty": "EC", "crv": "P-256", "kid": sampleKeyID, "x": "AQAB", "y": "AQAB"},
 	} {
-		v.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+		v.answers(func(w http.ResponseWriter, _ *http.Request) {
 			json.NewEncoder(w).Encode(map[string]any{"keys": []any{key}})
-			return true
-		}
+		})
 		r.Vendor = v.keys()
 		if err := p.Scheme.Verify(t.Context(), &r, Keys(secretOf("kinde")), signedAt); err == nil || statusOf(err) != 503 && reasonOf(err) != UntrustedKey {
 			t.Errorf("%s: %v", name, err)

@@ -89,7 +89,7 @@ func (v *VendorKeys) certificate(text []byte, names *regexp.Regexp, chained bool
 // snsCertificate: https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
 var snsCertificate = certificateAt(
 	func(p *pass) string {
-		text, _ := p.fields.scalar("SigningCertURL")
+		text, _ := p.fields.scalar(p.s.KeyField)
 		return text
 	},
 	Pin{

@@ -52,13 +52,21 @@ type Appended struct {
 	Cap   int // the newest so many are kept; 100 by default
 }
 
-// Problem is something wrong with a declaration, at one of its keys: "sum.amount".
+// Problem is something wrong with a declaration, at one of its keys: "sum.amount". Line and Column say where in the
+// expression, from 1; they are 0 if it isn't about a place in one.
 type Problem struct {
-	Key string
-	Err error
+	Key          string
+	Line, Column int
+	Err          error
 }
 
-func (p Problem) Error() string { return p.Key + ": " + p.Err.Error() }
+func (p Problem) Error() string {
+	if p.Line > 0 {
+		return fmt.Sprintf("%s: line %d, column %d: %v", p.Key, p.Line, p.Column, p.Err)
+	}
+	return p.Key + ": " + p.Err.Error()
+}
+
 func (p Problem) Unwrap() error { return p.Err }
 
 const (
@@ -107,7 +115,7 @@ type field struct {
 func Declare(d Declaration) (*Declared, []Problem) {
 	out := &Declared{declaration: d}
 	var problems []Problem
-	bad := func(key string, err error) { problems = append(problems, Problem{key, err}) }
+	bad := func(key string, err error) { problems = append(problems, Problem{Key: key, Err: err}) }
 	if !nameRule.MatchString(d.Name) {
 		bad("", fmt.Errorf("%q: a name has lower-case letters, digits and '-', and begins with a letter", d.Name))
 	}
@@ -116,12 +124,13 @@ func Declare(d Declaration) (*Declared, []Problem) {
 	}
 	env, err := environment(d.Window > 0)
 	if err != nil {
-		return nil, []Problem{{"", err}}
+		return nil, []Problem{{Err: err}}
 	}
 	compile := func(key, text string, wanted ...*cel.Type) (cel.Program, *cel.Type) {
-		program, result, err := compileIn(env, text, wanted)
-		if err != nil {
-			bad(key, err)
+		program, result, found := compileIn(env, text, wanted)
+		for _, p := range found {
+			p.Key = key
+			problems = append(problems, p)
 		}
 		return program, result
 	}
@@ -192,7 +201,7 @@ func Declare(d Declaration) (*Declared, []Problem) {
 	}
 	out.definition, err = digest(d)
 	if err != nil {
-		return nil, []Problem{{"", err}}
+		return nil, []Problem{{Err: err}}
 	}
 	return out, nil
 }
@@ -224,20 +233,23 @@ func environment(windowed bool) (*cel.Env, error) {
 	return cel.NewEnv(options...)
 }
 
-func compileIn(env *cel.Env, text string, wanted []*cel.Type) (cel.Program, *cel.Type, error) {
+func compileIn(env *cel.Env, text string, wanted []*cel.Type) (cel.Program, *cel.Type, []Problem) {
+	whole := func(format string, args ...any) (cel.Program, *cel.Type, []Problem) {
+		return nil, cel.DynType, []Problem{{Err: fmt.Errorf(format, args...)}}
+	}
 	if text == "" {
-		return nil, cel.DynType, errors.New("an expression is needed")
+		return whole("an expression is needed")
 	}
 	if len(text) > maxExpression {
-		return nil, cel.DynType, fmt.Errorf("an expression has at most %d bytes", maxExpression)
+		return whole("an expression has at most %d bytes", maxExpression)
 	}
 	compiled, issues := env.Compile(text)
 	if issues.Err() != nil {
-		var errs []error
+		var all []Problem
 		for _, e := range issues.Errors() {
-			errs = append(errs, fmt.Errorf("line %d, column %d: %s", e.Location.Line(), e.Location.Column()+1, e.Message))
+			all = append(all, Problem{Line: e.Location.Line(), Column: e.Location.Column() + 1, Err: errors.New(e.Message)})
 		}
-		return nil, cel.DynType, errors.Join(errs...)
+		return nil, cel.DynType, all
 	}
 	result := compiled.OutputType()
 	if len(wanted) > 0 && !result.IsExactType(cel.DynType) && !slices.ContainsFunc(wanted, result.IsExactType) {
@@ -245,10 +257,13 @@ func compileIn(env *cel.Env, text string, wanted []*cel.Type) (cel.Program, *cel
 		for _, t := range wanted {
 			names = append(names, t.String())
 		}
-		return nil, result, fmt.Errorf("line 1, column 1: the expression gives a %s, not a %s", result, strings.Join(names, " or "))
+		return nil, result, []Problem{{Line: 1, Column: 1, Err: fmt.Errorf("the expression gives a %s, not a %s", result, strings.Join(names, " or "))}}
 	}
 	program, err := env.Program(compiled, cel.CostLimit(expressionCost), cel.EvalOptions(cel.OptOptimize))
-	return program, result, err
+	if err != nil {
+		return whole("%w", err)
+	}
+	return program, result, nil
 }
 
 // Name is the projection's name.

@@ -38,6 +38,8 @@ type Engine struct {
 	builds  chan []*build
 	closing sync.WaitGroup // tables that are closed behind the back of readers
 
+	preparing sync.Mutex // held while a set of builds is begun
+
 	mu      sync.Mutex
 	running bool // builds are taken
 }
@@ -166,10 +168,23 @@ func (e *Engine) away(g *generation) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	oldest, err := e.cfg.Log.Start(ctx, topic)
+	oldest, err := patiently(ctx, func() (eventstore.Position, error) { return e.cfg.Log.Start(ctx, topic) })
 	return err == nil && !at.Covers(oldest), err
+}
+
+// patiently asks the log again while nobody answers: a broker that restarts just now is no reason to end.
+func patiently[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	for try := 1; ; try++ {
+		v, err := ask()
+		if err == nil || domain.ClassOf(err) != domain.Unavailable || errors.Is(err, eventstore.ErrClosed) || ctx.Err() != nil {
+			return v, err
+		}
+		if stop := pause(ctx, min(time.Duration(try)*50*time.Millisecond, time.Second)); stop != nil {
+			return v, errors.Join(err, stop)
+		}
+	}
 }
 
 // take reads what the files are, and puts damaged ones aside.
@@ -377,7 +392,8 @@ func (e *Engine) begin(ctx context.Context, g *generation, topic string) (from e
 	if ok {
 		return from, nil
 	}
-	if from, err = e.cfg.Log.Start(ctx, topic); err != nil {
+	from, err = patiently(ctx, func() (eventstore.Position, error) { return e.cfg.Log.Start(ctx, topic) })
+	if err != nil {
 		return from, err
 	}
 	if topic == e.cfg.Log.Topics.Events {
@@ -399,7 +415,7 @@ func (e *Engine) foldTopic(ctx context.Context, g *generation, topic string) err
 	if err != nil {
 		return e.stopped(ctx, g, topic, err)
 	}
-	f, err := e.cfg.Log.Follow(ctx, topic, from)
+	f, err := patiently(ctx, func() (*eventstore.Follower, error) { return e.cfg.Log.Follow(ctx, topic, from) })
 	if err != nil {
 		return e.stopped(ctx, g, topic, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -74,11 +75,13 @@ func newGeneration(l *eventstore.Log, p Projection, table *eventstore.Table) (*g
 		projection: p, log: l, table: table, scope: fingerprint(table.Meta), live: map[string]bool{}, resumed: make(chan struct{}),
 		newest: map[string]time.Time{}, topics: topicsOf(l, p),
 	}
-	for _, topic := range g.topics {
-		if have, ok := table.Position(topic); ok {
-			if err := l.TailEnd(topic).SameLog(have); err != nil {
-				return nil, fmt.Errorf("its file was built from another log (delete the folder of the projection to build it anew): %w", err)
-			}
+	for _, topic := range table.Topics() {
+		err := error(eventstore.ErrReset) // topics of another prefix: it would be folded a second time, over what is there
+		if have, _ := table.Position(topic); slices.Contains(g.topics, topic) {
+			err = l.TailEnd(topic).SameLog(have)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("its file was built from another log (delete the folder of the projection to build it anew): %w", err)
 		}
 	}
 	note, err := table.Note(noteSkips)

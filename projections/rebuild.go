@@ -111,12 +111,11 @@ func (g *generation) done() (n int64) {
 // perSecond records a second (0 for no limit). It returns when that has begun. Readers see the old generations until
 // each new one has everything that the old one has.
 func (e *Engine) Rebuild(ctx context.Context, names []string, perSecond int) error {
-	e.mu.Lock()
-	running := e.running
-	e.mu.Unlock()
-	if !running {
-		return &domain.Error{Class: domain.Unavailable, Message: "the projections are not folded at the moment"}
+	if err := e.takesBuilds(); err != nil {
+		return err
 	}
+	e.preparing.Lock() // two requests for the same projection would begin the same generation
+	defer e.preparing.Unlock()
 	var set []*build
 	var err error
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
@@ -151,6 +150,16 @@ func (e *Engine) Rebuild(ctx context.Context, names []string, perSecond int) err
 	return err
 }
 
+// takesBuilds reports an error unless the engine runs.
+func (e *Engine) takesBuilds() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.running {
+		return &domain.Error{Class: domain.Unavailable, Message: "the projections are not folded at the moment"}
+	}
+	return nil
+}
+
 func (e *Engine) mayRebuild(v *View) error {
 	if _, ok := v.projection.(bothTopics); ok {
 		return &domain.Error{Class: domain.Rejected, Rule: "not-while-running",
@@ -179,6 +188,11 @@ func (e *Engine) CancelBuild(v *View) error {
 // Rollback has the generation serve again that served before, once it has caught up with the log. It must be of the
 // definition that the running program has.
 func (e *Engine) Rollback(ctx context.Context, v *View) error {
+	if err := e.takesBuilds(); err != nil {
+		return err
+	}
+	e.preparing.Lock()
+	defer e.preparing.Unlock()
 	if err := e.mayRebuild(v); err != nil {
 		return err
 	}
@@ -408,15 +422,16 @@ func (e *Engine) scan(ctx context.Context, topic string, set []*build) error {
 	if len(open) == 0 {
 		return nil
 	}
-	follower, err := log.Follow(ctx, topic, from)
+	follower, err := patiently(ctx, func() (*eventstore.Follower, error) { return log.Follow(ctx, topic, from) })
 	if domain.ClassOf(err) == domain.Conflict {
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("scan %s: %w", topic, err)
 	}
-	limit := rate.NewLimiter(rate.Inf, 0)
-	if perSecond > 0 {
+	limit, most, left := rate.NewLimiter(rate.Inf, 0), scanRecords, int64(scanRest)
+	if perSecond > 0 { // a step a second, so that it can be seen to go on
 		limit = rate.NewLimiter(rate.Limit(perSecond), perSecond)
+		most, left = min(most, perSecond), min(left, int64(perSecond))
 	}
 	reading, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -425,10 +440,10 @@ func (e *Engine) scan(ctx context.Context, topic string, set []*build) error {
 	g.Go(func() error {
 		defer close(batches)
 		for {
-			if rest(log.TailEnd(topic), follower.Position()) <= scanRest {
+			if rest(log.TailEnd(topic), follower.Position()) <= left {
 				return nil
 			}
-			b, err := e.ahead(reading, follower)
+			b, err := e.ahead(reading, follower, most)
 			if err != nil {
 				return err
 			}
@@ -476,8 +491,8 @@ func rest(end, at eventstore.Position) (n int64) {
 	return n
 }
 
-// ahead gathers a batch.
-func (e *Engine) ahead(ctx context.Context, f *eventstore.Follower) (out batch, err error) {
+// ahead gathers a batch of about most records.
+func (e *Engine) ahead(ctx context.Context, f *eventstore.Follower, most int) (out batch, err error) {
 	size := int64(0)
 	for {
 		b, err := f.Next(ctx)
@@ -486,7 +501,7 @@ func (e *Engine) ahead(ctx context.Context, f *eventstore.Follower) (out batch, 
 		}
 		out.records = append(out.records, b.Records...)
 		size += b.Bytes()
-		if f.CaughtUp() || len(out.records) >= scanRecords || size >= scanBytes {
+		if f.CaughtUp() || len(out.records) >= most || size >= scanBytes {
 			out.next = f.Position().Clone()
 			return out, nil
 		}

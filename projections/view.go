@@ -2,9 +2,11 @@ package projections
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -205,6 +207,10 @@ func (c *Changes) Next(ctx context.Context) (*eventstore.Batch, error) {
 		release()
 		return nil, err
 	}
+	// In the order of the log, so that a client that stops within them has a cursor that is further than where it began.
+	slices.SortStableFunc(changes, func(a, b eventstore.Change) int {
+		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Partition, b.Partition))
+	})
 	b = &eventstore.Batch{Next: c.of.scoped(at), Release: release}
 	for i := range changes {
 		b.Records = append(b.Records, &eventstore.Record{Partition: changes[i].Partition, Offset: changes[i].Offset, Change: &changes[i]})
