@@ -125,7 +125,8 @@ const (
 	DevelopmentWhsec  = "whsec_cGVuc3RvY2stZGV2ZWxvcG1lbnQtc2VjcmV0"
 )
 
-// DevelopmentConfig is DefaultConfig with one source for each of four providers, under the well-known secrets.
+// DevelopmentConfig is DefaultConfig with one source for each of four providers, under the well-known secrets, and the
+// read models of development.yaml.
 func DevelopmentConfig() Config {
 	c := DefaultConfig()
 	c.Sources = map[string]SourceConfig{}
@@ -136,6 +137,7 @@ func DevelopmentConfig() Config {
 		}
 		c.Sources[name] = SourceConfig{Provider: name, literal: []string{secret}}
 	}
+	c.Projections = developmentProjections()
 	return c
 }
 
@@ -159,7 +161,7 @@ var keyRules = []*regexp.Regexp{
 	regexp.MustCompile(`^(listen|data|public_url|trusted_proxies|proxy_header|keep_refused|kafka\.(brokers|embedded|prefix|partitions|replication)|auth\.tokens|spool\.(max_bytes|after)|tls\.(cert|key)|feeds\.(max_connections|max_per_ip|max_per_token|memory|lifetime|origins|deflate)|deliveries\.(keep|max))$`),
 	regexp.MustCompile(`^sources\.[^.]+\.(provider|secrets|stream|max_body|handshake|verify_token|verification|when|when\.[^.]+|allow|allow_file|limits\.(rate|burst|client_rate|client_burst)|content_types|public_url|tolerance)$`),
 	regexp.MustCompile(`^providers\.[^.]+\.(docs|algorithm|header|encoding|key|layout|prefix|label|separator|assign|message|timestamp\.(header|key|body|unit|tolerance)|type|id|subject|repeats|content_types|max_body|inflated|keep)$`),
-	regexp.MustCompile(`^projections\.`), // decodeProjection knows the others
+	regexp.MustCompile(`^projections(\.|$)`), // decodeProjection knows the others
 }
 
 // LoadConfig reads the file at path and the environment over DefaultConfig, and checks all of it. The error holds every

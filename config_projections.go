@@ -287,6 +287,13 @@ func (c Config) names(app App) error {
 func (p problem) at(path string, content []byte, doc *yamlv3.Node) error {
 	key := strings.Split(p.key, ".")
 	line := lineOf(doc, key)
+	if list, rest, ok := strings.Cut(key[len(key)-1], "["); ok { // of an entry of a list
+		key[len(key)-1] = list
+		i, err := strconv.Atoi(strings.TrimSuffix(rest, "]"))
+		if n := nodeOf(doc, key); err == nil && n != nil && n.Kind == yamlv3.SequenceNode && i < len(n.Content) {
+			line = n.Content[i].Line
+		}
+	}
 	e, ok := errors.AsType[expressionError](p.err)
 	if !ok || e.Line == 0 {
 		if line == 0 {
@@ -294,8 +301,8 @@ func (p problem) at(path string, content []byte, doc *yamlv3.Node) error {
 		}
 		return fmt.Errorf("%s:%d: %s: %w", path, line, p.key, p.err)
 	}
-	n := valueOf(doc, key)
-	if n == nil {
+	n := nodeOf(doc, key)
+	if n == nil || n.Kind != yamlv3.ScalarNode {
 		return fmt.Errorf("%s:%d: %s: %w", path, line, p.key, p.err)
 	}
 	if row, column, ok := spotIn(n, content, e.Line, e.Column); ok {
@@ -304,23 +311,23 @@ func (p problem) at(path string, content []byte, doc *yamlv3.Node) error {
 	return fmt.Errorf("%s:%d:%d: %s: %w", path, n.Line, n.Column, p.key, p.err)
 }
 
-// valueOf is the scalar that stands at key, nil for none. An append of one expression stands where its value would.
-func valueOf(n *yamlv3.Node, key []string) *yamlv3.Node {
+// nodeOf is what stands at key, nil for nothing. An append of one expression stands where its value would.
+func nodeOf(n *yamlv3.Node, key []string) *yamlv3.Node {
 	for n.Kind == yamlv3.DocumentNode && len(n.Content) > 0 {
 		n = n.Content[0]
 	}
 	for n.Kind == yamlv3.AliasNode {
 		n = n.Alias
 	}
-	if n.Kind == yamlv3.ScalarNode && (len(key) == 0 || len(key) == 1 && key[0] == "value") {
+	if len(key) == 0 || n.Kind == yamlv3.ScalarNode && len(key) == 1 && key[0] == "value" {
 		return n
 	}
-	if n.Kind != yamlv3.MappingNode || len(key) == 0 {
+	if n.Kind != yamlv3.MappingNode {
 		return nil
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if n.Content[i].Value == key[0] {
-			return valueOf(n.Content[i+1], key[1:])
+			return nodeOf(n.Content[i+1], key[1:])
 		}
 	}
 	return nil

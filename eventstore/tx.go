@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 
 	"github.com/penstock-io/penstock/domain"
@@ -97,7 +98,10 @@ func (tx *Tx) change(key string, row []byte) {
 
 // flush writes the rows put so far, with their entries in the indexes of rows.
 func (tx *Tx) flush() error {
-	for _, key := range slices.Sorted(maps.Keys(tx.put)) {
+	for i, key := range slices.Sorted(maps.Keys(tx.put)) {
+		if i%64 == 63 {
+			runtime.Gosched() // readers shall not wait for the whole of a large batch
+		}
 		k, row := []byte(key), tx.put[key]
 		old := tx.rows.Get(k)
 		for _, x := range tx.table.indexes {

@@ -490,3 +490,24 @@ func FuzzSignatureHeader(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkVerify is what a signature costs, of 2 KiB.
+func BenchmarkVerify(b *testing.B) {
+	for _, name := range []string{"github", "stripe", "standard", "twilio", "sendgrid", "discord"} {
+		p, _ := ProviderNamed(name)
+		r := sample(b, p, signedAt)
+		r.Body = append(r.Body, strings.Repeat(" ", 2048-len(r.Body))...)
+		if err := p.Scheme.SignWith(&r, secretOf(name), signer(p), signedAt); err != nil {
+			b.Fatal(err)
+		}
+		keys := Keys(secretOf(name))
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := p.Scheme.Verify(b.Context(), &r, keys, signedAt); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

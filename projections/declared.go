@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -8,7 +9,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -110,6 +110,14 @@ type field struct {
 	cap     int
 }
 
+// key is where the field stands in its declaration.
+func (f field) key() string {
+	if f.kind == fieldCount {
+		return "count"
+	}
+	return [...]string{fieldSet: "set", fieldSum: "sum", fieldMin: "min", fieldMax: "max", fieldAppend: "append"}[f.kind] + "." + f.name
+}
+
 // Declare checks a declaration and compiles its expressions. Every problem is reported, each with the line and column in
 // its expression.
 func Declare(d Declaration) (*Declared, []Problem) {
@@ -173,16 +181,16 @@ func Declare(d Declaration) (*Declared, []Problem) {
 		}
 		out.fields = append(out.fields, field{name: name, kind: fieldAppend, program: program, result: result, cap: a.Cap})
 	}
-	sort.Slice(out.fields, func(i, j int) bool { return out.fields[i].name < out.fields[j].name })
+	slices.SortFunc(out.fields, func(a, b field) int { return cmp.Or(strings.Compare(a.name, b.name), cmp.Compare(a.kind, b.kind)) })
 	if len(out.fields) == 0 || len(out.fields) > maxFields {
 		bad("", fmt.Errorf("a row has 1 to %d fields, not %d", maxFields, len(out.fields)))
 	}
 	for i, f := range out.fields {
 		if !fieldRule.MatchString(f.name) {
-			bad(f.name, errors.New("a field's name has lower-case letters, digits and '_', and begins with a letter"))
+			bad(f.key(), errors.New("a field's name has lower-case letters, digits and '_', and begins with a letter"))
 		}
 		if i > 0 && out.fields[i-1].name == f.name {
-			bad(f.name, errors.New("the field is declared twice"))
+			bad(f.key(), errors.New("the field is declared twice"))
 		}
 	}
 	for i, fields := range d.Indexes {

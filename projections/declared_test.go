@@ -136,8 +136,8 @@ func TestDeclareReportsEveryProblemWithItsPlace(t *testing.T) {
 	for _, want := range []string{
 		"from.where: line 1, column 6: Syntax error", "key: line 1, column 1: the expression gives a int, not a string", "window: whole seconds",
 		"sum.a: line 1, column 1: the expression gives a string, not a int or double", "set.a: line 1, column 1: undeclared reference to 'nothing'",
-		"append.l.cap: between 1 and 1000", `indexes[0]: the row has no field "nope"`, "sample: not JSON", "a: the field is declared twice",
-		"Total: a field's name", `"Bad": a name has`,
+		"append.l.cap: between 1 and 1000", `indexes[0]: the row has no field "nope"`, "sample: not JSON", "sum.a: the field is declared twice",
+		"sum.Total: a field's name", `"Bad": a name has`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("missing %q in\n%s", want, text)
