@@ -12,20 +12,21 @@ const module = "github.com/penstock-io/penstock"
 
 // ours is who may import what of ours. Imports point one way, and siblings never import each other.
 var ours = map[string][]string{
-	"domain":                    {},
-	"domain/billing":            {"domain"},
-	"eventstore":                {"domain"},
-	"eventstore/eventstoretest": {"domain", "eventstore"},
-	"ingress":                   {"domain", "eventstore"},
-	"commands":                  {"domain", "eventstore"},
-	"projections":               {"domain", "eventstore"},
-	"projections/balances":      {"domain", "domain/billing", "eventstore", "projections"},
-	"egress":                    {"domain", "eventstore"},
-	"replays":                   {"domain", "eventstore", "projections"},
-	"api":                       {"domain", "eventstore", "ingress", "commands", "projections", "egress", "replays"},
-	"web":                       {},
-	"":                          {"domain", "eventstore", "ingress", "commands", "projections", "egress", "replays", "api", "web"},
-	"cmd/penstock":              {"", "domain", "domain/billing", "projections", "projections/balances"},
+	"domain":                     {},
+	"domain/billing":             {"domain"},
+	"eventstore":                 {"domain"},
+	"eventstore/eventstoretest":  {"domain", "eventstore"},
+	"ingress":                    {"domain", "eventstore"},
+	"commands":                   {"domain", "eventstore"},
+	"projections":                {"domain", "eventstore"},
+	"projections/balances":       {"domain", "domain/billing", "eventstore", "projections"},
+	"projections/projectiontest": {"domain", "eventstore", "projections"},
+	"egress":                     {"domain", "eventstore"},
+	"replays":                    {"domain", "eventstore", "projections"},
+	"api":                        {"domain", "eventstore", "ingress", "commands", "projections", "egress", "replays"},
+	"web":                        {},
+	"":                           {"domain", "eventstore", "ingress", "commands", "projections", "egress", "replays", "api", "web"},
+	"cmd/penstock":               {"", "domain", "domain/billing", "projections", "projections/balances"},
 }
 
 // others is who may import what of others, each with its reason.

@@ -66,6 +66,7 @@ type server struct {
 	api     huma.API
 	started time.Time
 	copying chan struct{} // holds one while a backup is made and sent
+	exports chan struct{} // holds one for each export that is sent
 }
 
 // Register checks cfg and adds every operation, the OpenAPI document and its page to mux. The caller may add further
@@ -101,7 +102,7 @@ func Register(mux *http.ServeMux, cfg Config) (huma.API, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	useProblems()
-	s := &server{Config: cfg, started: cfg.Clock(), copying: make(chan struct{}, 1), api: huma.NewAPI(humaConfig(cfg.Version), adapter{mux})}
+	s := &server{Config: cfg, started: cfg.Clock(), copying: make(chan struct{}, 1), exports: make(chan struct{}, exportsAtOnce), api: huma.NewAPI(humaConfig(cfg.Version), adapter{mux})}
 	s.registerEvents()
 	s.registerStreams()
 	if err := s.registerCommands(); err != nil {

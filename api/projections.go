@@ -29,20 +29,7 @@ func (s *server) registerProjections() {
 		Summary: "Get how a projection is doing",
 		Errors:  refused(http.StatusNotFound),
 	}, s.projection)
-	add(s, huma.Operation{
-		OperationID: "list-rows", Method: http.MethodGet, Path: "/v1/projections/{name}/rows", Tags: tags,
-		Summary:   "List the rows of a projection, by key",
-		Responses: responds(schemaOf[page[row]](s), "ETag", "Penstock-Position"),
-		Errors:    refused(http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable),
-	}, s.rows)
-	add(s, huma.Operation{
-		OperationID: "get-row", Method: http.MethodGet, Path: "/v1/projections/{name}/rows/{key}", Tags: tags, Metadata: wide(),
-		Summary: "Get one row of a projection",
-		Description: "The answer is the row itself. To see the effect of a command, pass the position of its answer as `after`: " +
-			"the answer then waits until the projection is there, or says 503.",
-		Responses: responds(&huma.Schema{Description: "The row, as the projection wrote it"}, "ETag", "Penstock-Position"),
-		Errors:    refused(http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable),
-	}, s.row)
+	s.registerQueries()
 	changes := responds(schemaOf[changePage](s), "Link", "Penstock-Position", "Preference-Applied", "ETag")
 	documentFeed(changes)
 	add(s, huma.Operation{
@@ -56,12 +43,6 @@ func (s *server) registerProjections() {
 		Errors: refused(http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusGone,
 			http.StatusTooManyRequests, http.StatusServiceUnavailable),
 	}, s.changes)
-}
-
-// row is a row in a list.
-type row struct {
-	Key string          `json:"key"`
-	Row json.RawMessage `json:"row" doc:"The row, as the projection wrote it"`
 }
 
 func (s *server) view(name string) (*projections.View, error) {
@@ -131,70 +112,6 @@ func (w Waiting) await(ctx context.Context, v *projections.View) error {
 		return behind.problem("the projection " + v.Name() + " has not reached that position yet")
 	}
 	return err
-}
-
-type rowsRequest struct {
-	ProjectionPath
-	Paging
-	Waiting
-	NotMatch string `header:"If-None-Match" doc:"ETag of an earlier answer"`
-}
-
-func (s *server) rows(ctx context.Context, in *rowsRequest) (*answered, error) {
-	v, err := s.view(in.Name)
-	if err != nil {
-		return nil, err
-	}
-	if err := in.await(ctx, v); err != nil {
-		return nil, err
-	}
-	after, err := rowCursorIn(v, in.Cursor)
-	if err != nil {
-		return nil, err
-	}
-	rows, more, at, err := v.Page(after, in.Limit)
-	if err != nil {
-		return nil, err
-	}
-	list := page[row]{Items: make([]row, len(rows))}
-	for i, r := range rows {
-		list.Items[i] = row{r.Key, r.Row}
-	}
-	if more {
-		list.Next = rowCursor{at.Scope, rows[len(rows)-1].Key}.String()
-	}
-	out, err := jsonAnswer(list)
-	if err != nil {
-		return nil, err
-	}
-	out.Position = at.String()
-	return out.notModified(in.NotMatch, at.Scope), nil
-}
-
-type rowRequest struct {
-	ProjectionPath
-	Waiting
-	Key      string `path:"key" doc:"May contain slashes" example:"cus_9"`
-	NotMatch string `header:"If-None-Match" doc:"ETag of an earlier answer"`
-}
-
-func (s *server) row(ctx context.Context, in *rowRequest) (*answered, error) {
-	v, err := s.view(in.Name)
-	if err != nil {
-		return nil, err
-	}
-	if err := in.await(ctx, v); err != nil {
-		return nil, err
-	}
-	b, at, err := v.Get(in.Key)
-	if err != nil {
-		return nil, err
-	}
-	if b == nil {
-		return nil, notFound("the projection %s has no row %q", in.Name, in.Key)
-	}
-	out := &answered{ContentType: "application/json", Status: http.StatusOK, Position: at.String(), Body: append(b, '\n')}
-	return out.notModified(in.NotMatch, at.Scope), nil
 }
 
 // change is a row change as a feed writes it.

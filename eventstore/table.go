@@ -333,8 +333,7 @@ func (t *Table) Update(topic string, next Position, apply func(*Tx) error) (chan
 		return nil, nil
 	}
 	if err != nil {
-		// A rolled-back transaction leaves the journal's bookkeeping behind: take it from the file again.
-		return nil, errors.Join(err, t.db.View(t.journal.load))
+		return nil, errors.Join(err, t.failed(topic, next))
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -342,6 +341,24 @@ func (t *Table) Update(topic string, next Position, apply func(*Tx) error) (chan
 	t.written = time.Now()
 	t.move(topic, next)
 	return tx.changes, nil
+}
+
+// failed looks at the file after an Update that failed. Usually nothing of it is there. When the very last sync fails, all
+// of it is, as far as readers see, and nobody knows what is on the disk: a further try would apply the batch twice, and
+// a further sync may succeed without having written anything (https://wiki.postgresql.org/wiki/Fsync_Errors).
+func (t *Table) failed(topic string, next Position) error {
+	have, known := t.Position(topic)
+	return t.db.View(func(tx *bolt.Tx) error {
+		stored, err := storedPositions(tx.Bucket(bucketMeta))
+		if err != nil {
+			return err
+		}
+		if stored[topic].Covers(next) && !(known && have.Covers(next)) {
+			return damaged(t.path, errors.New("a commit failed at its last step, and is seen all the same"))
+		}
+		// A rolled-back transaction leaves the journal's bookkeeping behind: take it from the file again.
+		return t.journal.load(tx)
+	})
 }
 
 func addRows(tx *bolt.Tx, n int64) error {

@@ -34,6 +34,7 @@ type Tx struct {
 	at      Change
 	changes []Change
 	count   int64 // by how much the number of rows has changed
+	memory  bool  // there is no file: what was put is all there is
 }
 
 // At names the record whose changes follow. The engine calls it before each Apply.
@@ -52,6 +53,9 @@ func (tx *Tx) Get(key string) []byte {
 	if row, ok := tx.put[key]; ok {
 		return row
 	}
+	if tx.memory {
+		return nil
+	}
 	return tx.rows.Get([]byte(key))
 }
 
@@ -62,7 +66,7 @@ func (tx *Tx) Put(key string, row []byte) error {
 		return fmt.Errorf("row %q is nil", key)
 	case key == "" || len(key) > bolt.MaxKeySize:
 		return fmt.Errorf("a row's key has 1 to %d bytes, not %d", bolt.MaxKeySize, len(key))
-	case !tx.tx.Writable():
+	case !tx.memory && !tx.tx.Writable():
 		return errors.New("the transaction only reads")
 	}
 	tx.change(key, row)
@@ -74,7 +78,7 @@ func (tx *Tx) Delete(key string) error {
 	if tx.Get(key) == nil {
 		return nil
 	}
-	if !tx.tx.Writable() {
+	if !tx.memory && !tx.tx.Writable() {
 		return errors.New("the transaction only reads")
 	}
 	tx.change(key, nil)
@@ -131,6 +135,14 @@ func (tx *Tx) flush() error {
 
 // Scan calls f for each row from key on, in key order, until f returns false.
 func (tx *Tx) Scan(from string, f func(key, row []byte) bool) error {
+	if tx.memory {
+		for _, key := range slices.Sorted(maps.Keys(tx.put)) {
+			if row := tx.put[key]; key >= from && row != nil && !f([]byte(key), row) {
+				break
+			}
+		}
+		return nil
+	}
 	if err := tx.flush(); err != nil {
 		return err
 	}
@@ -172,6 +184,9 @@ type Index struct {
 
 // Index returns the index called name. On a table that never had it, a read-only transaction gets an empty one.
 func (tx *Tx) Index(name string) (Index, error) {
+	if tx.memory {
+		return Index{}, errMemory
+	}
 	b := tx.index.Bucket([]byte(name))
 	if b != nil || !tx.tx.Writable() {
 		return Index{tx, b}, nil

@@ -88,6 +88,7 @@ type Declared struct {
 	remove      cel.Program // nil for none
 	fields      []field     // by name
 	indexes     []Index
+	schema      Schema
 }
 
 type fieldKind int
@@ -203,6 +204,9 @@ func Declare(d Declaration) (*Declared, []Problem) {
 	if d.Sample != nil && !json.Valid(d.Sample) {
 		bad("sample", errors.New("not JSON"))
 	}
+	if len(problems) == 0 {
+		problems = out.describe()
+	}
 	if len(problems) > 0 {
 		slices.SortStableFunc(problems, func(a, b Problem) int { return strings.Compare(a.Key, b.Key) })
 		return nil, problems
@@ -296,6 +300,11 @@ func (d *Declared) wants(e domain.Event) bool {
 	}
 	source, _ := strings.CutPrefix(e.Source, "/sources/")
 	return matches(d.declaration.Types, e.Type) && matches(d.declaration.Sources, source) && matches(d.declaration.Streams, string(e.Stream))
+}
+
+// StreamOf is the stream that alone the row of key depends on: there is one if the key is the stream.
+func (d *Declared) StreamOf(key string) (domain.Stream, bool) {
+	return domain.Stream(key), strings.TrimSpace(d.declaration.Key) == "stream"
 }
 
 // Apply folds one event.

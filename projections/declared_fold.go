@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strconv"
 	"time"
@@ -143,6 +144,12 @@ func (d *Declared) apply(tx *eventstore.Tx, e domain.Event, body *parsed) error 
 
 func eval(program cel.Program, s *scope) (ref.Val, error) {
 	v, _, err := program.Eval(s)
+	if o, ok := v.(*types.Optional); ok && err == nil { // of what may be absent: null if it is
+		if !o.HasValue() {
+			return types.NullValue, nil
+		}
+		v = o.GetValue()
+	}
 	return v, err
 }
 
@@ -270,7 +277,10 @@ func order[T int64 | float64 | string](a, b T) int {
 	return 0
 }
 
-// plain makes JSON of a value. Times are RFC 3339 in UTC with nanoseconds always written, so that texts sort as they do.
+// fixedTime is RFC 3339 in UTC with nanoseconds always written, so that texts sort as times do.
+const fixedTime = "2006-01-02T15:04:05.000000000Z"
+
+// plain makes JSON of a value.
 func plain(v ref.Val) (any, error) {
 	switch v := v.(type) {
 	case types.Null:
@@ -294,7 +304,7 @@ func plain(v ref.Val) (any, error) {
 	case types.Bytes:
 		return base64.StdEncoding.EncodeToString(v), nil
 	case types.Timestamp:
-		return v.UTC().Format("2006-01-02T15:04:05.000000000Z"), nil
+		return v.UTC().Format(fixedTime), nil
 	case types.Duration:
 		return v.Duration.Seconds(), nil
 	case traits.Lister:
@@ -341,6 +351,9 @@ func numbers(b []byte) (any, error) {
 	var v any
 	if err := d.Decode(&v); err != nil {
 		return nil, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("more than one value")
 	}
 	return exact(v), nil
 }

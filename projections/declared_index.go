@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-const maxIndexText = 512 // bytes of a text in an index key; longer ones are cut, and told apart by the row itself
+const maxIndexText = 512 // bytes of a text in an index key; longer ones are cut
 
 // index makes an index over fields of the row.
 func (d *Declared) index(names []string) (Index, error) {
@@ -62,9 +62,9 @@ const (
 // AppendIndexKey appends a value so that keys sort as values do: null, false, true, numbers, texts, everything else. No
 // zero byte comes out of it.
 //
-// A number is its double's bits, turned so that they sort, in groups of seven with the high bit set; whole numbers that a
-// double can't tell apart share a key and are told apart by the row. A text ends with 0x01; 0x00 and 0x01 in it become
-// 0x02 0x01 and 0x02 0x02, and 0x02 becomes 0x02 0x03.
+// A number is its double's bits, turned so that they sort, and then by how much a whole number differs from that double,
+// in groups of seven bits with the high bit set. A text ends with 0x01; 0x00 and 0x01 in it become 0x02 0x01 and 0x02
+// 0x02, and 0x02 becomes 0x02 0x03. One that is cut has 0xff, which no text has, before its end.
 func AppendIndexKey(key []byte, v any) []byte {
 	switch v := v.(type) {
 	case nil:
@@ -75,16 +75,22 @@ func AppendIndexKey(key []byte, v any) []byte {
 		}
 		return append(key, kindFalse)
 	case int64:
-		return appendNumber(append(key, kindNumber), float64(v))
+		f := float64(v)
+		whole := int64(math.MinInt64) // 2⁶³ doesn't fit; the difference comes out right all the same
+		if f < 1<<63 {
+			whole = int64(f)
+		}
+		return appendNumber(append(key, kindNumber), f, v-whole)
 	case float64:
-		return appendNumber(append(key, kindNumber), v)
+		return appendNumber(append(key, kindNumber), v, 0)
 	case string:
 		return append(appendIndexText(append(key, kindText), v), 0x01)
 	}
 	return append(key, kindOther)
 }
 
-func appendNumber(key []byte, f float64) []byte {
+// appendNumber appends f + rest. A double is at most 512 away from any int64.
+func appendNumber(key []byte, f float64, rest int64) []byte {
 	if f == 0 {
 		f = 0 // and not −0
 	}
@@ -97,11 +103,14 @@ func appendNumber(key []byte, f float64) []byte {
 	for shift := 63; shift >= 0; shift -= 7 {
 		key = append(key, 0x80|byte(bits>>shift)&0x7f)
 	}
-	return key
+	rest += 1 << 13
+	return append(key, 0x80|byte(rest>>7)&0x7f, 0x80|byte(rest)&0x7f)
 }
 
 func appendIndexText(key []byte, s string) []byte {
-	s = s[:min(len(s), maxIndexText)]
+	if len(s) > maxIndexText {
+		return append(appendIndexText(key, s[:maxIndexText]), 0xff)
+	}
 	for i := range len(s) {
 		switch c := s[i]; {
 		case c == 0:

@@ -3,6 +3,7 @@ package projections_test
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -169,8 +170,8 @@ func TestADefinitionIsWhatIsFolded(t *testing.T) {
 
 // TestIndexKeysSortAsValuesDo over every pair of a list in order.
 func TestIndexKeysSortAsValuesDo(t *testing.T) {
-	values := []any{nil, false, true, -1e300, int64(-5), -0.5, int64(0), 0.5, int64(1), 1.5, int64(2), 1e300,
-		"", "\x00", "\x00a", "\x01", "\x02", "\x02\x01", "a", "a\x00", "a\x00b", "ab", "b", "ö"}
+	values := []any{nil, false, true, -1e300, int64(math.MinInt64), int64(math.MinInt64 + 1), int64(-5), -0.5, int64(0), 0.5, int64(1), 1.5, int64(2), int64(1 << 53), int64(1<<53 + 1), float64(1<<53 + 2), int64(math.MaxInt64 - 1), int64(math.MaxInt64), 1e300,
+		"", "\x00", "\x00a", "\x01", "\x02", "\x02\x01", "a", "a\x00", "a\x00b", "ab", "b", strings.Repeat("c", 512), strings.Repeat("c", 513), "d", "ö"}
 	for i := range values {
 		for j := range values {
 			a, b := string(projections.AppendIndexKey(nil, values[i])), string(projections.AppendIndexKey(nil, values[j]))

@@ -100,7 +100,7 @@ func (e *Engine) meta(p Projection, generation int) eventstore.TableMeta {
 
 // open finds the generation that serves, and begins the one that must be built.
 func (e *Engine) open(p Projection) (*View, error) {
-	v := &View{projection: p, log: e.cfg.Log, folder: folder(filepath.Join(e.cfg.Dir, p.Name())), reads: make(chan struct{}, journalReads), swaps: make(chan swap)}
+	v := &View{projection: p, log: e.cfg.Log, folder: folder(filepath.Join(e.cfg.Dir, p.Name())), reads: make(chan struct{}, journalReads), scans: make(chan struct{}, scansAtOnce), swaps: make(chan swap)}
 	if err := os.MkdirAll(string(v.folder), 0o755); err != nil {
 		return nil, err
 	}

@@ -17,7 +17,8 @@ type Projection interface {
 	// in any order between partitions, so a row should depend on streams of one partition or on sums.
 	// Apply must be deterministic: no clock, no randomness, no map order, nothing but tx and the event. The engine
 	// owns the transaction: an error undoes the batch and halts this projection, and nothing else. tx and the
-	// byte slices it gives are valid only until Apply returns.
+	// byte slices it gives are valid only until Apply returns, and the event's data belongs to all who read it.
+	// Package projectiontest finds out whether it keeps to this.
 	Apply(tx *eventstore.Tx, e domain.Event) error
 }
 

@@ -20,6 +20,7 @@ type View struct {
 	log        *eventstore.Log
 	folder     folder
 	reads      chan struct{} // journal reads that clients hold at once
+	scans      chan struct{} // queries that look at many rows at once
 	serving    atomic.Pointer[generation]
 	swaps      chan swap
 

@@ -3,6 +3,7 @@
 package balances
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -24,6 +25,27 @@ type balances struct{}
 
 func (balances) Name() string { return "balances" }
 func (balances) Version() int { return 1 }
+
+// RowSchema is that of the row above.
+func (balances) RowSchema() projections.Schema {
+	text, amount := projections.Schema{Type: "string"}, projections.Schema{Type: "integer", Format: "int64"}
+	return projections.Schema{Type: "object", Properties: map[string]projections.Schema{
+		"customer": text,
+		"status":   {Type: "string", Description: "open or suspended"},
+		"balances": {Type: "object", Description: "by currency, in its minor unit", Values: &projections.Schema{Type: "object", Properties: map[string]projections.Schema{
+			"balance": amount, "credit": amount, "captured": amount, "refunded": amount, "pending_refunds": amount, "disputed": amount,
+		}}},
+		"charges": {Type: "integer", Format: "int64", Description: "captured ones"},
+		"updated": {Type: "string", Format: "date-time"},
+		"version": {Type: "integer", Format: "int64", Description: "of the stream"},
+	}, Example: json.RawMessage(`{"customer":"cus_9","status":"open","balances":{"eur":{"balance":4200,"credit":500,"captured":4200,"refunded":500,` +
+		`"pending_refunds":0,"disputed":0}},"charges":1,"updated":"2026-09-18T05:43:03Z","version":3}`)}
+}
+
+// StreamOf is the customer's stream.
+func (balances) StreamOf(key string) (domain.Stream, bool) {
+	return domain.Stream("billing/" + key), true
+}
 
 // Apply depends on nothing but the customer's own stream, so that every row is right whatever order partitions come in.
 func (balances) Apply(tx *eventstore.Tx, e domain.Event) error {
@@ -65,7 +87,7 @@ func fold(old []byte, customer string, e domain.Event) ([]byte, error) {
 	case "billing.charge.disputed":
 		change = func(r *row, f fact) { r.in(f.Currency).disputed += f.Amount }
 	case "billing.dispute.closed":
-		change = func(r *row, f fact) { r.in(f.Currency).disputed -= f.Returned }
+		change = func(r *row, f fact) { r.in(f.Currency).disputed -= f.Amount }
 	case "billing.account.suspended":
 		change = func(r *row, _ fact) { r.suspended = true }
 	case "billing.account.reopened":
