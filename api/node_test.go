@@ -146,7 +146,7 @@ func newNode(t *testing.T, writers bool, change ...func(*Config)) *node {
 	t.Cleanup(log.Close)
 	engine, err := projections.New(projections.Config{
 		Log: log, Dir: t.TempDir(), Logger: logger,
-		Projections: []projections.Projection{eventstore.StreamsFold{}, projections.Deliveries{}, projections.Parked{}, totals{}},
+		Projections: []projections.Projection{eventstore.StreamsFold{}, projections.Deliveries{}, projections.Parked{}, totals{}, tally(t), many{}},
 	})
 	must(err)
 	t.Cleanup(func() { engine.Close() })

@@ -133,7 +133,7 @@ func (b *bench) builds(ctx context.Context, k broker, dir, log string, events in
 	}
 	defer closer()
 	names := []string{"bare-fold", "balances", "declared", "ten-declared"}
-	took, memory := map[string][]float64{}, map[string]int64{}
+	took, cpu, memory := map[string][]float64{}, map[string][]float64{}, map[string]int64{}
 	for range or(b.rounds, 3) {
 		for _, name := range names {
 			f, most, err := b.folding(ctx, name, addrs, log, events)
@@ -144,16 +144,17 @@ func (b *bench) builds(ctx context.Context, k broker, dir, log string, events in
 				return fmt.Errorf("%s: %d rows, not %d", name, f.Rows, events/100)
 			}
 			took[name] = append(took[name], f.Took.Seconds())
+			cpu[name] = append(cpu[name], f.cpu.Seconds()/float64(events))
 			memory[name] = max(memory[name], most)
 		}
 	}
-	t := newTable(b.out, "what is built", "events/s", "of the bare loop", "over the rounds", "resident at most")
+	t := newTable(b.out, "what is built", "events/s", "of the bare loop", "over the rounds", "CPU each", "resident at most")
 	for _, name := range names {
 		var ratios []float64
 		for i, s := range took[name] {
 			ratios = append(ratios, took["bare-fold"][i]/s)
 		}
-		t.row(name, fmt.Sprintf("%.0f", float64(events)/median(took[name])), times(median(ratios)), extent(ratios), fmt.Sprintf("%d MiB", memory[name]>>20))
+		t.row(name, fmt.Sprintf("%.0f", float64(events)/median(took[name])), times(median(ratios)), extent(ratios), micros(median(cpu[name])), fmt.Sprintf("%d MiB", memory[name]>>20))
 	}
 	t.end()
 	fmt.Fprintf(b.out, "  ten declared projections take %.2f× the time of one\n", median(took["ten-declared"])/median(took["declared"]))
@@ -190,6 +191,7 @@ func (b *bench) folding(ctx context.Context, name string, addrs []string, log st
 			if err != nil {
 				return f, 0, fmt.Errorf("%w\n%s", err, said.Bytes())
 			}
+			f.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 			return f, most, json.Unmarshal(out.Bytes(), &f)
 		case <-time.After(50 * time.Millisecond):
 			if n, err := p.memory(); err == nil { // or it is just ending

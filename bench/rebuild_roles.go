@@ -23,6 +23,7 @@ import (
 type folded struct {
 	Took time.Duration
 	Rows int64
+	cpu  time.Duration // of the whole child, as its parent sees it
 }
 
 func (f folded) print() error { return json.NewEncoder(os.Stdout).Encode(f) }
@@ -87,7 +88,7 @@ func bareFold(ctx context.Context, r role) error {
 	if err := db.Sync(); err != nil {
 		return err
 	}
-	return folded{time.Since(began), rows}.print()
+	return folded{Took: time.Since(began), Rows: rows}.print()
 }
 
 // scanLike is how many records the bare loop takes at once, as a rebuild does.

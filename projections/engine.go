@@ -25,6 +25,9 @@ type Config struct {
 	Projections []Projection
 	Logger      *slog.Logger
 	Metrics     prometheus.Registerer // nil for none
+	// Replica has builds read the events from the table of streams, if that is among the projections, as far as it has
+	// them; the rest, and everything once events broke the order of their streams, comes from the log.
+	Replica bool
 	// Yield reports whether something more urgent than folding needs the machine; nil for never. A projection then takes
 	// a tenth of the time, with pauses of up to five seconds between its steps.
 	Yield func() bool

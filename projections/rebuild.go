@@ -422,6 +422,11 @@ func (e *Engine) scan(ctx context.Context, topic string, set []*build) error {
 	if len(open) == 0 {
 		return nil
 	}
+	replica, err := e.replica(topic, from)
+	if err != nil {
+		return fmt.Errorf("scan %s: %w", topic, err)
+	}
+	// Also with a replica, to hear now that the log doesn't reach back.
 	follower, err := patiently(ctx, func() (*eventstore.Follower, error) { return log.Follow(ctx, topic, from) })
 	if domain.ClassOf(err) == domain.Conflict {
 		return nil
@@ -439,14 +444,7 @@ func (e *Engine) scan(ctx context.Context, topic string, set []*build) error {
 	g, reading := errgroup.WithContext(reading)
 	g.Go(func() error {
 		defer close(batches)
-		for {
-			if rest(log.TailEnd(topic), follower.Position()) <= left {
-				return nil
-			}
-			b, err := e.ahead(reading, follower, most)
-			if err != nil {
-				return err
-			}
+		give := func(b batch) error {
 			for n := len(b.records); n > 0 && perSecond > 0; n -= perSecond {
 				if err := limit.WaitN(reading, min(n, perSecond)); err != nil {
 					return err
@@ -454,10 +452,36 @@ func (e *Engine) scan(ctx context.Context, topic string, set []*build) error {
 			}
 			select {
 			case batches <- b:
+				return nil
 			case <-reading.Done():
 				return reading.Err()
 			}
 		}
+		if replica != nil {
+			for !replica.CaughtUp() {
+				b, err := ahead(reading, replica, most)
+				if err == nil {
+					err = give(b)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			var err error
+			if follower, err = patiently(reading, func() (*eventstore.Follower, error) { return log.Follow(reading, topic, replica.Position()) }); err != nil {
+				return err
+			}
+		}
+		for rest(log.TailEnd(topic), follower.Position()) > left {
+			b, err := ahead(reading, follower, most)
+			if err == nil {
+				err = give(b)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
@@ -491,8 +515,34 @@ func rest(end, at eventstore.Position) (n int64) {
 	return n
 }
 
+// source is what a scan reads: the log, or the copy of its events in the table of streams.
+type source interface {
+	Next(context.Context) (*eventstore.Batch, error)
+	Position() eventstore.Position
+	CaughtUp() bool
+}
+
+// replica is the copy of the events to read instead of the log, nil when there is none that will do.
+func (e *Engine) replica(topic string, from eventstore.Position) (*eventstore.Replica, error) {
+	if topic != e.cfg.Log.Topics.Events || !e.cfg.Replica {
+		return nil, nil
+	}
+	for _, v := range e.views {
+		g := v.now()
+		if _, ok := v.projection.(eventstore.StreamsFold); !ok || !g.isBuilt() {
+			continue
+		}
+		r, ok, err := eventstore.NewHistory(e.cfg.Log, g.table).Replica(from)
+		if !ok {
+			return nil, err
+		}
+		return r, nil
+	}
+	return nil, nil
+}
+
 // ahead gathers a batch of about most records.
-func (e *Engine) ahead(ctx context.Context, f *eventstore.Follower, most int) (out batch, err error) {
+func ahead(ctx context.Context, f source, most int) (out batch, err error) {
 	size := int64(0)
 	for {
 		b, err := f.Next(ctx)

@@ -87,7 +87,7 @@ func fold(old []byte, customer string, e domain.Event) ([]byte, error) {
 	case "billing.charge.disputed":
 		change = func(r *row, f fact) { r.in(f.Currency).disputed += f.Amount }
 	case "billing.dispute.closed":
-		change = func(r *row, f fact) { r.in(f.Currency).disputed -= f.Amount }
+		change = func(r *row, f fact) { r.in(f.Currency).disputed -= f.Returned }
 	case "billing.account.suspended":
 		change = func(r *row, _ fact) { r.suspended = true }
 	case "billing.account.reopened":
