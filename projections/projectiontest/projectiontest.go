@@ -280,7 +280,7 @@ func (f *folder) apply(tx *eventstore.Tx, e domain.Event) (err error) {
 	data := bytes.Clone(e.Data)
 	err = f.p.Apply(tx, e)
 	if err == nil && !bytes.Equal(data, e.Data) {
-		err = errors.New("Apply has changed the event's data, which others read too")
+		err = errors.New("the event's data was changed by Apply, and others read it too")
 	}
 	return err
 }
