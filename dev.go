@@ -75,6 +75,7 @@ Try, in another terminal:
   follow   curl -N -H 'Accept: text/event-stream' %[1]s/v1/events
   send     %[2]s send stripe.charge.succeeded --url %[1]s --customer cus_9 --amount 4200
   query    curl -s %[1]s/v1/projections/balances/rows/cus_9
+           curl -s '%[1]s/v1/projections/stripe-revenue/rows?index=currency,day&eq=eur&order=desc'
 
 Ctrl-C stops it; what was acknowledged is there at the next start.
 `, n.URL(), self())

@@ -132,8 +132,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer n.log.Close()
 	n.engine, err = projections.New(projections.Config{
 		Log: n.log, Dir: filepath.Join(n.cfg.Data, "projections"), Logger: n.logger, Metrics: n.metrics,
-		Projections: n.cfg.projections(n.app),
-		Yield:       func() bool { return n.writers.Pressed() }, // set before the engine runs
+		Projections: n.cfg.projections(n.app), Replica: true,
+		Yield: func() bool { return n.writers.Pressed() }, // set before the engine runs
 	})
 	if err != nil {
 		return err

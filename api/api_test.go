@@ -372,7 +372,7 @@ func TestRows(t *testing.T) {
 	}
 	var all page[projections.Status]
 	n.get("/v1/projections").is(200).into(&all)
-	if len(all.Items) != 4 || all.Items[3].Name != "totals" || all.Items[2].Generation != 1 {
+	if len(all.Items) != 6 || all.Items[5].Name != "totals" || all.Items[3].Generation != 1 {
 		t.Errorf("%+v", all)
 	}
 	if m := n.get("/v1/projections/totals").is(200).fields(); m["name"] != "totals" {
@@ -446,7 +446,7 @@ func TestNode(t *testing.T) {
 	var st nodeStatus
 	n.get("/v1/status").is(200).into(&st)
 	if st.Version != "test" || len(st.Kafka.Topics) != 4 || len(st.Kafka.Topics[0].End) != 3 || st.Kafka.Cluster == "" || !st.Kafka.Embedded ||
-		len(st.Partitions) != 3 || !st.Partitions[2].Serving || len(st.Projections) != 4 || st.Feeds != 3 || st.Kafka.Error != "" {
+		len(st.Partitions) != 3 || !st.Partitions[2].Serving || len(st.Projections) != 6 || st.Feeds != 3 || st.Kafka.Error != "" {
 		t.Errorf("%+v", st)
 	}
 	if strings.Contains(n.logged.String(), "request failed") {
@@ -462,7 +462,7 @@ func TestStatusAnswersWithoutKafka(t *testing.T) {
 	w := httptest.NewRecorder()
 	n.mux.ServeHTTP(w, r)
 	var st nodeStatus
-	if err := json.Unmarshal(w.Body.Bytes(), &st); err != nil || w.Code != 200 || st.Kafka.Error == "" || len(st.Projections) != 4 {
+	if err := json.Unmarshal(w.Body.Bytes(), &st); err != nil || w.Code != 200 || st.Kafka.Error == "" || len(st.Projections) != 6 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }

@@ -61,6 +61,7 @@ var roles = []struct {
 	{"balances", foldBalances},
 	{"declared", foldDeclared},
 	{"ten-declared", foldTenDeclared},
+	{"sources", foldSources},
 }
 
 // settings are the flags. Zero means the default of each comparison.

@@ -157,6 +157,12 @@ func (b *bench) builds(ctx context.Context, k broker, dir, log string, events in
 		t.row(name, fmt.Sprintf("%.0f", float64(events)/median(took[name])), times(median(ratios)), extent(ratios), micros(median(cpu[name])), fmt.Sprintf("%d MiB", memory[name]>>20))
 	}
 	t.end()
+	f, _, err := b.folding(ctx, "sources", addrs, log, events)
+	if err != nil {
+		return fmt.Errorf("sources: %w", err)
+	}
+	fmt.Fprintf(b.out, "  balances beside streams: %.0f/s from the log, %.0f/s from the table of streams\n",
+		float64(events)/f.Took.Seconds(), float64(events)/f.Copy.Seconds())
 	fmt.Fprintf(b.out, "  ten declared projections take %.2f× the time of one\n", median(took["ten-declared"])/median(took["declared"]))
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 // folded is what a child that folds says of itself.
 type folded struct {
 	Took time.Duration
+	Copy time.Duration // sources: the same from the table of streams
 	Rows int64
 	cpu  time.Duration // of the whole child, as its parent sees it
 }
@@ -131,13 +132,56 @@ func declared(n int) (ps []projections.Projection, err error) {
 
 // fold builds projections from the beginning of the log in an engine of a node, until they serve and have everything.
 func fold(ctx context.Context, r role, ps ...projections.Projection) error {
+	var out folded
+	began := time.Now()
+	err := engine(ctx, r, projections.Config{Projections: ps}, func(ctx context.Context, e *projections.Engine) (err error) {
+		out.Rows, err = settled(ctx, e, 1)
+		out.Took = time.Since(began)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return out.print()
+}
+
+// foldSources rebuilds balances beside streams: from the log, and from the table of streams.
+func foldSources(ctx context.Context, r role) error {
+	var out folded
+	cfg := projections.Config{Projections: []projections.Projection{eventstore.StreamsFold{}, balances.New()}}
+	again := func(generation int, took *time.Duration) func(context.Context, *projections.Engine) error {
+		return func(ctx context.Context, e *projections.Engine) (err error) {
+			if _, err = settled(ctx, e, 1); err != nil {
+				return err
+			}
+			began := time.Now()
+			if err = e.Rebuild(ctx, []string{"balances"}, 0); err != nil {
+				return err
+			}
+			out.Rows, err = settled(ctx, e, generation)
+			*took = time.Since(began)
+			return err
+		}
+	}
+	if err := engine(ctx, r, cfg, again(2, &out.Took)); err != nil {
+		return err
+	}
+	cfg.Replica = true
+	if err := engine(ctx, r, cfg, again(3, &out.Copy)); err != nil {
+		return err
+	}
+	return out.print()
+}
+
+// engine runs an engine until do has returned.
+func engine(ctx context.Context, r role, cfg projections.Config, do func(context.Context, *projections.Engine) error) error {
 	l, err := eventstore.Open(ctx, eventstore.Config{Brokers: r.brokers, Prefix: r.topic})
 	if err != nil {
 		return err
 	}
 	defer l.Close()
-	began := time.Now()
-	e, err := projections.New(projections.Config{Log: l, Dir: r.dir, Projections: ps, Logger: logger()})
+	cfg.Log, cfg.Dir, cfg.Logger = l, r.dir, logger()
+	e, err := projections.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -146,28 +190,29 @@ func fold(ctx context.Context, r role, ps ...projections.Projection) error {
 	g, running := errgroup.WithContext(running)
 	g.Go(func() error { return l.Run(running) })
 	g.Go(func() error { return e.Run(running) })
-	var out folded
-	g.Go(func() error {
-		defer stop()
-		for _, v := range e.Views() {
-			for {
-				s := v.Status()
-				if s.Halted != nil {
-					return fmt.Errorf("%s halted: %s", s.Name, s.Error)
+	g.Go(func() error { defer stop(); return do(running, e) })
+	return errors.Join(g.Wait(), e.Close())
+}
+
+// settled waits until all views serve everything, balances and the declared ones in the given generation or a later one,
+// and returns the rows of one of them.
+func settled(ctx context.Context, e *projections.Engine, generation int) (rows int64, err error) {
+	for _, v := range e.Views() {
+		for {
+			s := v.Status()
+			if s.Halted != nil {
+				return 0, fmt.Errorf("%s halted: %s", s.Name, s.Error)
+			}
+			if s.State == "live" && s.Lag == 0 && s.Build == nil && (s.Generation >= generation || s.Name == "streams") {
+				if s.Name != "streams" {
+					rows = s.Rows
 				}
-				if out.Rows = s.Rows; s.State == "live" && s.Lag == 0 && s.Build == nil {
-					break
-				}
-				if err := sleep(running, 5*time.Millisecond); err != nil {
-					return err
-				}
+				break
+			}
+			if err := sleep(ctx, 5*time.Millisecond); err != nil {
+				return 0, err
 			}
 		}
-		out.Took = time.Since(began)
-		return nil
-	})
-	if err := errors.Join(g.Wait(), e.Close()); err != nil {
-		return err
 	}
-	return out.print()
+	return rows, nil
 }

@@ -89,6 +89,7 @@ type Declared struct {
 	fields      []field     // by name
 	indexes     []Index
 	schema      Schema
+	readsData   bool // an expression may look at the body
 }
 
 type fieldKind int
@@ -137,6 +138,7 @@ func Declare(d Declaration) (*Declared, []Problem) {
 	}
 	compile := func(key, text string, wanted ...*cel.Type) (cel.Program, *cel.Type) {
 		program, result, found := compileIn(env, text, wanted)
+		out.readsData = out.readsData || strings.Contains(text, "data")
 		for _, p := range found {
 			p.Key = key
 			problems = append(problems, p)
@@ -154,8 +156,8 @@ func Declare(d Declaration) (*Declared, []Problem) {
 	if d.Delete != "" {
 		out.remove, _ = compile("delete_when", d.Delete, cel.BoolType)
 	}
-	numbers := []*cel.Type{cel.IntType, cel.DoubleType}
-	ordered := []*cel.Type{cel.IntType, cel.DoubleType, cel.StringType, cel.TimestampType}
+	numbers := orAbsent(cel.IntType, cel.DoubleType)
+	ordered := orAbsent(cel.IntType, cel.DoubleType, cel.StringType, cel.TimestampType)
 	for _, of := range []struct {
 		key    string
 		kind   fieldKind
@@ -245,6 +247,14 @@ func environment(windowed bool) (*cel.Env, error) {
 	return cel.NewEnv(options...)
 }
 
+// orAbsent adds the types of what may be absent, which then changes nothing: data.?amount.
+func orAbsent(all ...*cel.Type) []*cel.Type {
+	for _, t := range all[:len(all):len(all)] {
+		all = append(all, cel.OptionalType(t))
+	}
+	return append(all, cel.OptionalType(cel.DynType))
+}
+
 func compileIn(env *cel.Env, text string, wanted []*cel.Type) (cel.Program, *cel.Type, []Problem) {
 	whole := func(format string, args ...any) (cel.Program, *cel.Type, []Problem) {
 		return nil, cel.DynType, []Problem{{Err: fmt.Errorf(format, args...)}}
@@ -267,7 +277,9 @@ func compileIn(env *cel.Env, text string, wanted []*cel.Type) (cel.Program, *cel
 	if len(wanted) > 0 && !result.IsExactType(cel.DynType) && !slices.ContainsFunc(wanted, result.IsExactType) {
 		var names []string
 		for _, t := range wanted {
-			names = append(names, t.String())
+			if t.Kind() != cel.OpaqueKind {
+				names = append(names, t.String())
+			}
 		}
 		return nil, result, []Problem{{Line: 1, Column: 1, Err: fmt.Errorf("the expression gives a %s, not a %s", result, strings.Join(names, " or "))}}
 	}
@@ -308,4 +320,6 @@ func (d *Declared) StreamOf(key string) (domain.Stream, bool) {
 }
 
 // Apply folds one event.
-func (d *Declared) Apply(tx *eventstore.Tx, e domain.Event) error { return d.apply(tx, e, &parsed{}) }
+func (d *Declared) Apply(tx *eventstore.Tx, e domain.Event) error {
+	return d.apply(tx, e, &parsed{}, nil)
+}

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -87,7 +89,9 @@ func windowOf(t time.Time, d time.Duration) time.Time {
 
 // apply folds one event. An expression that fails is an error, which halts the projection at the event: leaving it out
 // silently would make sums that nobody can trust. Where a member may be absent, has() asks for it.
-func (d *Declared) apply(tx *eventstore.Tx, e domain.Event, body *parsed) error {
+//
+// rows has the rows of the transaction that were read or written before, and may be nil.
+func (d *Declared) apply(tx *eventstore.Tx, e domain.Event, body *parsed, rows recentRows) error {
 	if !d.wants(e) {
 		return nil
 	}
@@ -109,13 +113,15 @@ func (d *Declared) apply(tx *eventstore.Tx, e domain.Event, body *parsed) error 
 	if !ok || key == "" {
 		return fmt.Errorf("key: a key is a text that isn't empty, not %s", v.Type().TypeName())
 	}
-	s.row = map[string]any{}
-	if b := tx.Get(key); b != nil {
-		old, err := numbers(b)
-		if err != nil {
-			return fmt.Errorf("row %q: %w", key, err)
+	if s.row, ok = rows[key]; !ok {
+		s.row = map[string]any{}
+		if b := tx.Get(key); b != nil {
+			old, err := numbers(b)
+			if err != nil {
+				return fmt.Errorf("row %q: %w", key, err)
+			}
+			s.row, _ = old.(map[string]any)
 		}
-		s.row, _ = old.(map[string]any)
 	}
 	if d.remove != nil {
 		yes, err := truth(d.remove, s)
@@ -123,6 +129,7 @@ func (d *Declared) apply(tx *eventstore.Tx, e domain.Event, body *parsed) error 
 			return fmt.Errorf("delete_when: %w", err)
 		}
 		if yes {
+			delete(rows, key)
 			return tx.Delete(key)
 		}
 	}
@@ -132,14 +139,28 @@ func (d *Declared) apply(tx *eventstore.Tx, e domain.Event, body *parsed) error 
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
-	b, err := json.Marshal(next) // with sorted keys
-	if err != nil {
-		return err
-	}
+	b := appendRow(nil, next)
 	if len(b) > maxRow {
 		return fmt.Errorf("row %q would have %d bytes; a declared row has at most %d", key, len(b), maxRow)
 	}
+	rows.keep(key, next)
 	return tx.Put(key, b)
+}
+
+// recentRows are rows that were written, and read as numbers would read them, so that they needn't be parsed again. They live as long as
+// the transaction.
+type recentRows map[string]map[string]any
+
+const maxRecentRows = 10_000
+
+func (r recentRows) keep(key string, row map[string]any) {
+	if r == nil {
+		return
+	}
+	if len(r) >= maxRecentRows {
+		clear(r)
+	}
+	r[key] = row
 }
 
 func eval(program cel.Program, s *scope) (ref.Val, error) {
@@ -342,6 +363,46 @@ func plain(v ref.Val) (any, error) {
 		return plain(o.GetValue())
 	}
 	return nil, fmt.Errorf("a %s can't stand in a row", v.Type().TypeName())
+}
+
+// appendRow writes a value that plain has made as JSON, with the keys of objects in order. A double is always written as
+// one, 2.0: so it is one again when it is read, and row.x has the same type whatever its value.
+func appendRow(b []byte, v any) []byte {
+	switch v := v.(type) {
+	case nil:
+		return append(b, "null"...)
+	case bool:
+		return strconv.AppendBool(b, v)
+	case int64:
+		return strconv.AppendInt(b, v, 10)
+	case float64:
+		text, _ := json.Marshal(v) // it is finite
+		if b = append(b, text...); !bytes.ContainsAny(text, ".e") {
+			b = append(b, ".0"...)
+		}
+		return b
+	case []any:
+		b = append(b, '[')
+		for i, item := range v {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendRow(b, item)
+		}
+		return append(b, ']')
+	case map[string]any:
+		b = append(b, '{')
+		for i, name := range slices.Sorted(maps.Keys(v)) {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(appendRow(b, name), ':')
+			b = appendRow(b, v[name])
+		}
+		return append(b, '}')
+	}
+	text, _ := json.Marshal(v) // a text
+	return append(b, text...)
 }
 
 // numbers parses JSON with whole numbers as int64 and others as float64.

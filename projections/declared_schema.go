@@ -181,9 +181,7 @@ func (d *Declared) describe() (problems []Problem) {
 		d.schema.Properties[f.name] = shape
 	}
 	if s != nil && problems == nil {
-		if b, err := json.Marshal(row); err == nil {
-			d.schema.Example = b
-		}
+		d.schema.Example = appendRow(nil, row)
 	}
 	return problems
 }

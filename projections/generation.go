@@ -154,10 +154,12 @@ func (f *failure) Error() string {
 }
 func (f *failure) Unwrap() error { return f.err }
 
-// apply folds records into tx. A panic of the projection is an error like any other.
-func (g *generation) apply(tx *eventstore.Tx, records []*eventstore.Record) (err error) {
+// apply folds records into tx. A panic of the projection is an error like any other. shared is nil for a projection that
+// folds them alone.
+func (g *generation) apply(tx *eventstore.Tx, records []*eventstore.Record, shared *member) (err error) {
 	at := 0
 	defer func() {
+		shared.leave()
 		if p := recover(); p != nil {
 			err = eventstore.PanicError(g.table.Path(), p)
 		}
@@ -166,16 +168,24 @@ func (g *generation) apply(tx *eventstore.Tx, records []*eventstore.Record) (err
 		}
 	}()
 	skips := g.skipped()
+	declared, _ := g.projection.(*Declared)
+	rows := recentRows{}
 	for at = range records {
 		r := records[at]
 		if at%yieldEvery == yieldEvery-1 {
 			runtime.Gosched() // a reader who asks now waits for this much, and not for the ten milliseconds of a turn
 		}
 		tx.At(r.Partition, r.Offset)
+		body := &parsed{}
+		if shared != nil {
+			body = shared.body(at)
+		}
 		if len(skips) > 0 && skips[spot{r.Outcome != nil, r.Partition, r.Offset}] {
 			continue
 		}
 		switch {
+		case r.Event != nil && declared != nil:
+			err = declared.apply(tx, *r.Event, body, rows)
 		case r.Event != nil:
 			err = g.projection.Apply(tx, *r.Event)
 		case r.Outcome != nil:
@@ -220,8 +230,14 @@ func (g *generation) after(topic string, records []*eventstore.Record) eventstor
 
 // commit applies a batch in one transaction and gives its changes to the feed.
 func (g *generation) commit(topic string, records []*eventstore.Record, next eventstore.Position) error {
+	return g.commitShared(topic, records, next, nil)
+}
+
+// commitShared is commit for a batch that other generations apply at the same time.
+func (g *generation) commitShared(topic string, records []*eventstore.Record, next eventstore.Position, shared *member) error {
+	defer shared.leave() // also when it doesn't come to apply
 	began := time.Now()
-	changes, err := g.table.Update(topic, next, func(tx *eventstore.Tx) error { return g.apply(tx, records) })
+	changes, err := g.table.Update(topic, next, func(tx *eventstore.Tx) error { return g.apply(tx, records, shared) })
 	if err != nil {
 		return err
 	}

@@ -150,7 +150,8 @@ func TestTablesEqualANaiveModel(t *testing.T) {
 		writing, wrote := r.IntN(400), make(chan error, 1)
 		seed := r.Uint64()
 		go func() { wrote <- g.random(m, rand.New(rand.NewPCG(seed, 3)), writing) }()
-		kill, rebuild := round%2 == 1, r.IntN(2) == 0
+		same := round%4 == 2 // the generation stays, so that cursors are honoured
+		kill, rebuild := round%2 == 1, !same && r.IntN(2) == 0
 		pause := time.Duration(r.IntN(150)) * time.Millisecond
 		t.Logf("round %d: %d events, kill %v after %s, rebuild %v", round, writing, kill, pause, rebuild)
 		if kill {
@@ -169,7 +170,7 @@ func TestTablesEqualANaiveModel(t *testing.T) {
 						break
 					}
 				}
-			} else if v.Status().Previous > 0 {
+			} else if !same && v.Status().Previous > 0 {
 				if err := e.Rollback(t.Context(), v); err != nil && domain.ClassOf(err) != domain.Rejected && domain.ClassOf(err) != domain.Unavailable {
 					t.Fatal(err)
 				}

@@ -560,15 +560,26 @@ func ahead(ctx context.Context, f source, most int) (out batch, err error) {
 
 // applyAll applies a batch to each generation, and returns those that go on.
 func (e *Engine) applyAll(topic string, set []*build, b batch) (open []*build) {
-	ok := make([]bool, len(set))
+	ok, whole := make([]bool, len(set)), make([]bool, len(set))
+	sharing := make([]Projection, len(set))
+	for i, t := range set {
+		at, _ := t.gen.table.Position(topic)
+		ok[i] = !t.canceled()
+		if whole[i] = at.Next == nil || b.covered(at); ok[i] && whole[i] {
+			sharing[i] = t.gen.projection
+		}
+	}
+	members := foldTogether(sharing, b.records)
 	var wait sync.WaitGroup
 	for i, t := range set {
-		if t.canceled() {
+		if !ok[i] {
 			continue
 		}
+		ok[i] = false
 		wait.Go(func() {
 			records, next := b.records, b.next
-			if at, _ := t.gen.table.Position(topic); at.Next != nil && !b.covered(at) {
+			if !whole[i] {
+				at, _ := t.gen.table.Position(topic)
 				// It was further than others when it was resumed.
 				records = slices.DeleteFunc(slices.Clone(records), func(r *eventstore.Record) bool { return r.Offset < at.Next[r.Partition] })
 				next = b.next.Clone()
@@ -576,7 +587,7 @@ func (e *Engine) applyAll(topic string, set []*build, b batch) (open []*build) {
 					next.Next[p] = max(next.Next[p], n)
 				}
 			}
-			if err := t.gen.commit(topic, records, next); err != nil {
+			if err := t.gen.commitShared(topic, records, next, members[i]); err != nil {
 				e.cfg.Logger.Warn("a generation goes on alone", "projection", t.view.Name(), "generation", t.gen.table.Meta.Generation, "error", err)
 				return
 			}

@@ -102,7 +102,7 @@ func TestBadProjectionsAreFound(t *testing.T) {
 		"memory of its own":        {with{apply: remembers()}, ""},
 		"batches":                  {with{apply: perBatch()}, "instead of all at once: row \"batches\""},
 		"offsets":                  {with{apply: offsets}, "in another order"},
-		"an event that is changed": {with{apply: overwrites}, "has changed the event's data"},
+		"an event that is changed": {with{apply: overwrites}, "data was changed by Apply"},
 		"an error":                 {with{apply: refuses}, "event event-0 (t0, version 1 of s/0): no way"},
 		"a panic":                  {with{apply: panics}, "panic: at the disco"},
 		"a random index": {with{byStream, []projections.Index{{Name: "x", Keys: func(string, []byte) ([][]byte, error) {
