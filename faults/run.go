@@ -203,9 +203,10 @@ func (r *Run) settle(prefix string, members []*Node, deadline time.Time) (d Dump
 	}
 }
 
-// unhandled counts the inbox records without an outcome.
+// unhandled counts the inbox records without an outcome, and the commands that an outcome tells of and that have none: a
+// reader doesn't see a command yet that stands behind an open transaction.
 func unhandled(d Dump) int {
-	waiting := map[place]bool{}
+	waiting, asked := map[place]bool{}, map[string]bool{}
 	for _, r := range d.Inbox {
 		waiting[r.at()] = true
 	}
@@ -213,7 +214,16 @@ func unhandled(d Dump) int {
 		var o domain.Outcome
 		if json.Unmarshal(r.Value, &o) == nil { // or it is the checker's finding
 			delete(waiting, place{o.Partition, o.Inbox})
+			for _, id := range o.Commands {
+				asked[id] = true
+			}
 		}
 	}
-	return len(waiting)
+	for _, r := range d.Outcomes {
+		var o domain.Outcome
+		if json.Unmarshal(r.Value, &o) == nil && o.Kind == "command" {
+			delete(asked, o.ID)
+		}
+	}
+	return len(waiting) + len(asked)
 }
