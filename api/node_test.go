@@ -198,6 +198,9 @@ func newNode(t *testing.T, writers bool, change ...func(*Config)) *node {
 			}
 			return ready == int(log.Partitions())
 		})
+		for _, v := range engine.Views() { // a first build, of nothing
+			until(t, func() bool { return v.Status().State != "building" })
+		}
 	}
 	t.Cleanup(func() { cancel(); running.Wait() })
 	return n
