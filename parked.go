@@ -36,6 +36,14 @@ const (
 	remoteAnswer   = 64 << 20    // bytes of one answer at most
 )
 
+// flags are those of every command that talks to a node.
+func (r *remote) flags(cmd *cobra.Command) {
+	f := cmd.PersistentFlags()
+	f.StringVar(&r.url, "url", "http://127.0.0.1:8080", "base URL of a node")
+	f.StringVar(&r.token, "token", "", "reference to a bearer token, env:NAME or file:PATH")
+	f.BoolVar(&r.raw, "json", false, "print the node's answers as they are")
+}
+
 // call sends body, if any, as JSON and reads the answer into v. With --json it prints the answer as it came. An answer
 // other than 2xx is an error: the problem's detail and rule, in one line.
 func (r *remote) call(ctx context.Context, method, path string, body, v any) (status int, err error) {
@@ -152,10 +160,7 @@ func parkedCommand() *cobra.Command {
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { r.out = cmd.OutOrStdout(); return nil },
 	}
-	f := cmd.PersistentFlags()
-	f.StringVar(&r.url, "url", "http://127.0.0.1:8080", "base URL of a node")
-	f.StringVar(&r.token, "token", "", "reference to a bearer token, env:NAME or file:PATH")
-	f.BoolVar(&r.raw, "json", false, "print the node's answers as they are")
+	r.flags(cmd)
 	cmd.AddCommand(parkedList(r), parkedShow(r), parkedRelease(r, "requeue", "Have an entry handled again"),
 		parkedRelease(r, "discard", "Drop an entry: it takes no effect"), parkedRequeueStream(r))
 	return cmd

@@ -16,13 +16,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func (r *remote) flags(cmd *cobra.Command) {
-	f := cmd.PersistentFlags()
-	f.StringVar(&r.url, "url", "http://127.0.0.1:8080", "base URL of a node")
-	f.StringVar(&r.token, "token", "", "reference to a bearer token, env:NAME or file:PATH")
-	f.BoolVar(&r.raw, "json", false, "print the node's answers as they are")
-}
-
 func projectionsCommand() *cobra.Command {
 	r := &remote{}
 	cmd := &cobra.Command{

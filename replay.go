@@ -25,10 +25,7 @@ func replayCommand() *cobra.Command {
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { r.out = cmd.OutOrStdout(); return nil },
 	}
-	f := cmd.PersistentFlags()
-	f.StringVar(&r.url, "url", "http://127.0.0.1:8080", "base URL of a node")
-	f.StringVar(&r.token, "token", "", "reference to a bearer token, env:NAME or file:PATH")
-	f.BoolVar(&r.raw, "json", false, "print the node's answers as they are")
+	r.flags(cmd)
 	cmd.AddCommand(replayOne(r), replayMany(r), replayList(r),
 		replayChange(r, "show", "Show a replay and how far it is", http.MethodGet, ""),
 		replayChange(r, "cancel", "End a replay for good; what was replayed stays replayed", http.MethodPost, "/cancel"),

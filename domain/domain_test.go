@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"testing"
 )
 
@@ -115,5 +116,18 @@ func TestOldEventsAreLiftedToThePresentForm(t *testing.T) {
 	e = Event{Type: "opened", Schema: 1, Data: []byte(`[`)}
 	if err := types.Decode(&e); ClassOf(err) != Corrupt {
 		t.Errorf("a damaged old event: %v", err)
+	}
+}
+
+func TestDecodeJSONKeepsNumbersExact(t *testing.T) {
+	got, err := DecodeJSON([]byte(`{"id":9007199254740993,"list":[1.5,-0,1e3,123456789012345678901,1e999],"null":null}`))
+	want := map[string]any{"id": int64(9007199254740993), "list": []any{1.5, int64(0), 1000.0, 123456789012345678901.0, "1e999"}, "null": nil}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%#v, %v", got, err)
+	}
+	for _, bad := range []string{"", "{", "1 2", "{} x", "nul"} {
+		if v, err := DecodeJSON([]byte(bad)); err == nil {
+			t.Errorf("%q was read as %v", bad, v)
+		}
 	}
 }

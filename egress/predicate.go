@@ -1,9 +1,6 @@
 package egress
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -132,7 +129,7 @@ func (p *predicate) variables(r *eventstore.Record) map[string]any {
 	if !p.body || len(body) == 0 {
 		return vars
 	}
-	if v, err := tree(body); err == nil {
+	if v, err := domain.DecodeJSON(body); err == nil {
 		if r.Event != nil {
 			vars["data"] = v
 		} else {
@@ -140,41 +137,4 @@ func (p *predicate) variables(r *eventstore.Record) map[string]any {
 		}
 	}
 	return vars
-}
-
-// tree parses JSON with whole numbers as int64: as doubles large ids would compare equal to their neighbours.
-func tree(b []byte) (any, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, err
-	}
-	if d.More() {
-		return nil, errors.New("more than one value")
-	}
-	return number(v), nil
-}
-
-func number(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		f, err := v.Float64()
-		if err != nil {
-			return v.String() // beyond a double; as text it is at least exact
-		}
-		return f
-	case []any:
-		for i := range v {
-			v[i] = number(v[i])
-		}
-	case map[string]any:
-		for k := range v {
-			v[k] = number(v[k])
-		}
-	}
-	return v
 }

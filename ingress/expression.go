@@ -1,8 +1,6 @@
 package ingress
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -135,7 +133,7 @@ func (s *subject) ResolveName(name string) (any, bool) {
 			s.parsed = true
 			if s.hold != nil && !s.hold.take(treeCost*int64(len(s.document.json))) {
 				s.failure = busy()
-			} else if s.body, s.failure = tree(s.document.json); s.failure != nil {
+			} else if s.body, s.failure = domain.DecodeJSON(s.document.json); s.failure != nil {
 				s.failure = domain.Invalidf("body", "the body is not JSON")
 			}
 		}
@@ -193,38 +191,4 @@ func parameters(query string) (map[string]string, error) {
 		m[name] = v[0]
 	}
 	return m, nil
-}
-
-// tree parses JSON with whole numbers as int64. As CEL's doubles they would print as 1.29613557e+08 in a key.
-func tree(b []byte) (any, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, err
-	}
-	return number(v), nil
-}
-
-func number(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		f, err := v.Float64()
-		if err != nil {
-			return v.String() // beyond a double; as text it is at least exact
-		}
-		return f
-	case []any:
-		for i := range v {
-			v[i] = number(v[i])
-		}
-	case map[string]any:
-		for k := range v {
-			v[k] = number(v[k])
-		}
-	}
-	return v
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"slices"
@@ -31,7 +30,7 @@ type parsed struct {
 func (p *parsed) value(e domain.Event) ref.Val {
 	if !p.done {
 		p.done, p.data = true, types.NullValue
-		if v, err := numbers(e.Data); err == nil {
+		if v, err := domain.DecodeJSON(e.Data); err == nil {
 			p.data = types.DefaultTypeAdapter.NativeToValue(v)
 		}
 	}
@@ -116,7 +115,7 @@ func (d *Declared) apply(tx *eventstore.Tx, e domain.Event, body *parsed, rows r
 	if s.row, ok = rows[key]; !ok {
 		s.row = map[string]any{}
 		if b := tx.Get(key); b != nil {
-			old, err := numbers(b)
+			old, err := domain.DecodeJSON(b)
 			if err != nil {
 				return fmt.Errorf("row %q: %w", key, err)
 			}
@@ -403,40 +402,4 @@ func appendRow(b []byte, v any) []byte {
 	}
 	text, _ := json.Marshal(v) // a text
 	return append(b, text...)
-}
-
-// numbers parses JSON with whole numbers as int64 and others as float64.
-func numbers(b []byte) (any, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("more than one value")
-	}
-	return exact(v), nil
-}
-
-func exact(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := strconv.ParseInt(string(v), 10, 64); err == nil {
-			return n
-		}
-		if f, err := v.Float64(); err == nil {
-			return f
-		}
-		return string(v) // beyond a double; as text it is at least exact
-	case []any:
-		for i := range v {
-			v[i] = exact(v[i])
-		}
-	case map[string]any:
-		for k := range v {
-			v[k] = exact(v[k])
-		}
-	}
-	return v
 }

@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/penstock-io/penstock/domain"
 )
 
 const maxIndexText = 512 // bytes of a text in an index key; longer ones are cut
@@ -39,7 +41,7 @@ func FieldIndex(names ...string) Index {
 			var v any // a field that isn't there sorts as null
 			if raw := fields[n]; raw != nil {
 				var err error
-				if v, err = numbers(raw); err != nil {
+				if v, err = domain.DecodeJSON(raw); err != nil {
 					return nil, err
 				}
 			}

@@ -63,7 +63,7 @@ func (s Schema) MarshalJSON() ([]byte, error) {
 // SchemaOf infers a schema from one example. What is null in it may be anything, and an array is of what its first
 // member is.
 func SchemaOf(example json.RawMessage) (Schema, error) {
-	v, err := numbers(example)
+	v, err := domain.DecodeJSON(example)
 	if err != nil {
 		return Schema{}, err
 	}

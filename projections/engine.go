@@ -354,13 +354,19 @@ func (e *Engine) serve(ctx context.Context, v *View) error {
 			return err
 		case s := <-v.swaps:
 			cancel()
-			err := <-ended
+			failed := <-ended
+			err := failed
 			if err == nil {
 				err = e.swap(ctx, v, g, s)
 			}
 			s.done <- err
-			if err != nil && ctx.Err() == nil && domain.ClassOf(err) != domain.Unavailable {
-				return err
+			switch {
+			case failed != nil:
+				return failed
+			case err != nil && g == s.to && ctx.Err() == nil:
+				return err // nothing else is there to serve
+			case err != nil && ctx.Err() == nil:
+				e.cfg.Logger.Error("the new generation can't serve; the old one goes on", "projection", v.Name(), "error", err)
 			}
 		}
 	}
@@ -389,7 +395,7 @@ const (
 	foldBytes   = 32 << 20
 )
 
-// begin is where a generation goes on in topic: its position, or the beginning of the log. ok is false when it halted.
+// begin is where a generation goes on in topic: its position, or the beginning of the log.
 func (e *Engine) begin(ctx context.Context, g *generation, topic string) (from eventstore.Position, err error) {
 	from, ok := g.table.Position(topic)
 	if ok {

@@ -184,7 +184,7 @@ func (s Schema) value(parameter, text string) (any, error) {
 	case s.Type == "string":
 		return text, nil
 	}
-	v, err := numbers([]byte(text))
+	v, err := domain.DecodeJSON([]byte(text))
 	wanted := map[string]bool{"integer": true, "number": true, "boolean": true}[s.Type]
 	_, isBool := v.(bool)
 	_, isNumber := double(v)
@@ -304,7 +304,7 @@ func compileFilter(text string) (*rowFilter, error) {
 
 // match evaluates the expression. What isn't there, or is of another type than the expression needs, makes it false.
 func (f *rowFilter) match(key string, row []byte) (bool, error) {
-	v, err := numbers(row)
+	v, err := domain.DecodeJSON(row)
 	if err != nil {
 		return false, nil // a row that isn't JSON has nothing to ask for
 	}

@@ -283,7 +283,7 @@ func (e *Engine) finish(ctx context.Context, b *build) error {
 	folding, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- e.fold(folding, g) }()
-	stop := func() { cancel(); <-ended }
+	stop := sync.OnceFunc(func() { cancel(); <-ended }) // by the swap, and here when that fails
 	old := v.now()
 	for !g.isLive() || old != g && !g.covers(old) {
 		select {

@@ -299,3 +299,35 @@ func TestADamagedFileIsPutAsideAndBuiltAnew(t *testing.T) {
 		stop()
 	}
 }
+
+func TestASwapThatFailsLeavesTheOldGenerationServing(t *testing.T) {
+	l := eventstoretest.Open(t, eventstoretest.Config(t))
+	g := newGenerator(t, l)
+	g.write(t, 20)
+	dir := t.TempDir()
+	e := openEngine(t, l, dir, totals{name: "a"})
+	running(t, e)
+	v, _ := e.View("a")
+	caughtUp(t, v)
+	pointer := filepath.Join(dir, "a", "serving")
+	if err := errors.Join(os.Remove(pointer), os.Mkdir(pointer, 0o700)); err != nil { // nothing can be renamed to it
+		t.Fatal(err)
+	}
+	if err := e.Rebuild(t.Context(), []string{"a"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	eventstoretest.Until(t, "the build has failed", func() bool { s := v.Status(); return s.Build == nil && s.LastBuild != "" })
+	g.write(t, 5)
+	eventstoretest.Until(t, "the old generation goes on", func() bool { return total(t, v) == g.total })
+	if s := v.Status(); s.Generation != 1 || s.State != "live" {
+		t.Errorf("%+v", s)
+	}
+	if err := os.Remove(pointer); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Rebuild(t.Context(), []string{"a"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	eventstoretest.Until(t, "the next one serves", func() bool { return v.Status().Generation > 1 })
+	refold(t, l, e, totals{name: "a"})
+}
