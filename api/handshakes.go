@@ -120,7 +120,7 @@ func (s *server) arm(_ context.Context, in *armRequest) (*handshakeAnswer, error
 	if err != nil {
 		return nil, err
 	}
-	s.Logger.Info("a source is armed for a handshake", "source", h.Source, "until", h.Until)
+	s.Logger.Info("a source is armed for a handshake", "source", h.Source, "for", wait)
 	return handshakeOf(h), nil
 }
 

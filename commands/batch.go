@@ -23,7 +23,7 @@ type batch struct {
 	commit    eventstore.Commit
 	// Offsets that the next event and the next parked entry of the commit will get.
 	nextEvent, nextParked int64
-	followBytes           int // bodies of what follows from the commit in hand
+	bytes                 int // of the bodies in the commit in hand
 	// parked holds what is parked in the partition, by stream and in order, by Cause. Later entries of such a stream
 	// are parked behind it.
 	parked map[domain.Stream][]string
@@ -62,9 +62,9 @@ type remembered struct {
 
 const (
 	stateLimit = 10_000 // cached aggregates of a partition
-	// What may follow from the entries of one transaction before it takes no further entry.
-	followLimit      = 10_000
-	followBytesLimit = 16 << 20
+	// What one transaction may hold before it takes no further entry: commands and items that follow, and bytes of bodies.
+	followLimit = 10_000
+	bytesLimit  = 16 << 20
 )
 
 func newBatch(w *Writers, p int32) (*batch, error) {
@@ -83,7 +83,7 @@ func (b *batch) begin(nextEvent, nextParked int64) {
 	clear(b.commit.Outcomes)
 	b.commit = eventstore.Commit{Events: b.commit.Events[:0], Outcomes: b.commit.Outcomes[:0]}
 	b.nextEvent, b.nextParked, b.fresh = nextEvent, nextParked, b.fresh[:0]
-	b.followBytes = 0
+	b.bytes = 0
 	b.changed, b.keep = map[domain.Stream]bool{}, map[domain.Stream]bool{}
 }
 
@@ -151,10 +151,10 @@ func (b *batch) takeAll(ctx context.Context, entries []eventstore.Entry) (taken 
 	return len(entries), nil
 }
 
-// full reports whether more follows from the commit in hand than one transaction should hold: an entry may follow up
-// with thousands of others.
+// full reports whether the commit in hand holds as much as one transaction should: an entry may follow up with thousands
+// of others, and bodies may be large.
 func (b *batch) full() bool {
-	return len(b.commit.Commands) >= followLimit || b.followBytes >= followBytesLimit
+	return len(b.commit.Commands) >= followLimit || b.bytes >= bytesLimit
 }
 
 // take handles one entry. An error means that the fold couldn't be read, or ctx ended: nothing about the entry.
@@ -230,11 +230,7 @@ func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
 		}
 		if defect == nil {
 			o.Items = len(items)
-			b.accept(e, o, events, follow, cause)
-			b.commit.Commands = append(b.commit.Commands, items...)
-			for _, f := range items {
-				b.followBytes += len(f.Body)
-			}
+			b.accept(e, o, events, follow, items, cause)
 			return nil
 		}
 	}
@@ -499,8 +495,9 @@ func (b *batch) split(e eventstore.Entry, events []domain.Event) (items []events
 }
 
 // accept adds the events and what follows from them to the commit.
-func (b *batch) accept(e eventstore.Entry, o domain.Outcome, events []domain.Event, follow []eventstore.Entry, cause string) {
+func (b *batch) accept(e eventstore.Entry, o domain.Outcome, events []domain.Event, follow, items []eventstore.Entry, cause string) {
 	for _, ev := range events {
+		b.bytes += len(ev.Data)
 		o.Version = ev.Version
 		o.Events = append(o.Events, domain.EventRef{ID: ev.ID, Type: ev.Type, Version: ev.Version, Offset: b.nextEvent})
 		b.nextEvent++
@@ -509,7 +506,12 @@ func (b *batch) accept(e eventstore.Entry, o domain.Outcome, events []domain.Eve
 	for _, f := range follow {
 		o.Commands = append(o.Commands, f.ID)
 	}
-	b.commit.Commands = append(b.commit.Commands, follow...)
+	for _, more := range [][]eventstore.Entry{follow, items} {
+		b.commit.Commands = append(b.commit.Commands, more...)
+		for _, f := range more {
+			b.bytes += len(f.Body)
+		}
+	}
 	if len(events) > 0 {
 		b.heads[e.Stream], b.changed[e.Stream] = o.Version, true
 	}
@@ -530,6 +532,7 @@ func (b *batch) park(e eventstore.Entry, o domain.Outcome, reason string) {
 			b.parked[e.Stream] = append(b.parked[e.Stream], e.Cause())
 		}
 	}
+	b.bytes += len(e.Body)
 	b.commit.Parked = append(b.commit.Parked, eventstore.ParkedEntry{Entry: e, Reason: reason})
 	b.w.cfg.Logger.Error("parked", "partition", b.partition, "offset", e.Offset, "kind", e.Kind, "id", e.ID, "type", e.Type, "stream", e.Stream, "reason", reason)
 	b.finish(o, e.Cause())

@@ -43,7 +43,7 @@ const (
 func (StreamsFold) Name() string { return "streams" }
 
 // Version of the fold.
-func (StreamsFold) Version() int { return 1 }
+func (StreamsFold) Version() int { return 2 }
 
 // FoldsEventsToo says that the table is a fold of both topics.
 func (StreamsFold) FoldsEventsToo() {}

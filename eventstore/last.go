@@ -63,7 +63,13 @@ func (l *Log) Last(ctx context.Context, topic string, n int, wants func(*Record)
 					found[r.Partition] = append(found[r.Partition], seen{r.Offset, r.Event.Time})
 				}
 			}
-			at = b.Next
+			if at = b.Next; looked >= lastRecords || time.Now().After(until) {
+				break
+			}
+		}
+		if looked >= lastRecords || time.Now().After(until) {
+			// This window wasn't read to its end: what it gave may have a hole.
+			return low, nil
 		}
 		// This window's are older than the ones before.
 		for p := range found {

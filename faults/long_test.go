@@ -99,7 +99,8 @@ func TestBroken(t *testing.T) {
 			{At: 3 * second, For: 4 * second, Kind: CutAll, Node: 0, Cut: Held},
 			{At: 5 * second, For: second, Kind: KillNode, Node: 0},
 		}, 8 * second},
-		{"commit-assumed-done", []Fault{{At: 3 * second, For: 20 * second, Kind: CutTransactions, Cut: Deaf}}, 24 * second},
+		// The end of a transaction arrives only after the broker has given it up (10 s), and after the node has (15 s).
+		{"commit-assumed-done", []Fault{{At: 3 * second, For: 20 * second, Kind: CutTransactions, Cut: Held}}, 24 * second},
 		// The predicted offsets of each commit are a fence of their own, so the ways that follow have to break both.
 		{"no-fence,no-verify", pauses(9*second, 8*second), 30 * second},
 		{"read-before-fence,no-verify", pauses(5500*time.Millisecond, 6*second, 6500*time.Millisecond, 7*second), 40 * second},

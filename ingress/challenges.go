@@ -306,15 +306,15 @@ func (h *Handler) mayShake(s handshake, how proof, a asked) error {
 		return refuse(403, "handshake-not-armed", "The source is not waiting for a handshake",
 			"have it wait for one first: penstock sources arm %s", source.Name)
 	}
+	if s.token.in != nowhere && !s.admits(a.token) {
+		return domain.Invalidf(s.token.name, "a challenge is 1 to %d characters of those that %s uses", first(s.max, maxChallenge), a.route.provider.Name)
+	}
 	if how != bySignature {
-		if wait := h.shakes.spend(source.Name, a.at); wait > 0 {
+		if wait := h.shakes.spend(source.Name, clientOf(a.remote), a.at); wait > 0 {
 			p := refuse(429, "too-many-handshakes", "Too many handshakes", "this source answers %d a minute", shakesPerMinute)
 			p.retry = wait
 			return p
 		}
-	}
-	if s.token.in != nowhere && !s.admits(a.token) {
-		return domain.Invalidf(s.token.name, "a challenge is 1 to %d characters of those that %s uses", first(s.max, maxChallenge), a.route.provider.Name)
 	}
 	switch {
 	case s.needs&needsVerifyToken != 0 && len(source.VerifyToken) == 0:

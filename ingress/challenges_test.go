@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -488,6 +489,11 @@ func TestHandshakesAreLimited(t *testing.T) {
 	clock := newClock()
 	n := newDoor(t, clock, always)
 	ask := func() answer { return n.ask(t, "GET", "x?crc_token=abc", "") }
+	for range 2 * shakesPerMinute { // what is no challenge takes nothing of it
+		if a := n.ask(t, "GET", "x?crc_token=%3C", ""); a.status == 200 || a.status == 429 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+	}
 	for range shakesPerMinute {
 		if a := ask(); a.status != 200 {
 			t.Fatalf("%d %s", a.status, a.body)
@@ -510,6 +516,27 @@ func TestHandshakesAreLimited(t *testing.T) {
 	clock.pass(time.Minute)
 	if a := ask(); a.status != 200 {
 		t.Errorf("a minute later: %d %s", a.status, a.body)
+	}
+}
+
+// TestOneStrangerDoesNotKeepOthersOut, and all of them together can only do so much.
+func TestOneStrangerDoesNotKeepOthersOut(t *testing.T) {
+	s, now := newShakes(""), time.Now()
+	client := func(i int) netip.Prefix { return clientOf(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})) }
+	for range 2 * shakesPerMinute {
+		s.spend("x", client(1), now)
+	}
+	if s.spend("x", client(1), now) == 0 || s.spend("x", client(2), now) != 0 {
+		t.Error("the budget is not each client's own")
+	}
+	taken := 0
+	for i := range 250 {
+		if s.spend("x", client(i+3), now) == 0 {
+			taken++
+		}
+	}
+	if want := strangersPerMinute - shakesPerMinute - 1; taken != want {
+		t.Errorf("%d more were answered, want %d", taken, want)
 	}
 }
 

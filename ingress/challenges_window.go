@@ -3,6 +3,7 @@ package ingress
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -22,8 +23,10 @@ const (
 	// DefaultArmed is how long a source waits for a handshake unless told otherwise.
 	DefaultArmed = 15 * time.Minute
 	maxArmed     = 24 * time.Hour
-	// shakesPerMinute bounds the unsigned handshakes that a source answers, and so what strangers can have recorded.
-	shakesPerMinute = 20
+	// shakesPerMinute bounds the unsigned handshakes that a source answers to one client, and strangersPerMinute those to
+	// all: so what strangers can have recorded is bounded, and one of them alone can't keep the provider out.
+	shakesPerMinute    = 20
+	strangersPerMinute = 200
 )
 
 // shakes is what a handler remembers of handshakes. It outlives a Reload.
@@ -39,10 +42,11 @@ type shakes struct {
 	learned map[string][]learned
 }
 
-// minute counts the answers of one minute.
+// minute counts the answers of one minute, also for each client.
 type minute struct {
-	from  time.Time
-	count int
+	from    time.Time
+	count   int
+	clients map[netip.Prefix]int
 }
 
 func newShakes(dir string) *shakes {
@@ -73,18 +77,19 @@ func (s *shakes) open(source Source, now time.Time) bool {
 	return source.Handshake != HandshakeOff && now.Before(s.until[source.Name])
 }
 
-// spend takes one of the answers of this minute, or says how long to wait for the next.
-func (s *shakes) spend(source string, now time.Time) (wait time.Duration) {
+// spend takes one of a client's answers of this minute, or says how long to wait for the next.
+func (s *shakes) spend(source string, client netip.Prefix, now time.Time) (wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.minutes[source]
 	if age := now.Sub(m.from); age < 0 || age >= time.Minute {
-		m = minute{from: now}
+		m = minute{from: now, clients: map[netip.Prefix]int{}}
 	}
-	if m.count >= shakesPerMinute {
+	if m.count >= strangersPerMinute || m.clients[client] >= shakesPerMinute {
 		return time.Minute - now.Sub(m.from)
 	}
 	m.count++
+	m.clients[client]++
 	s.minutes[source] = m
 	return 0
 }

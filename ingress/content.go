@@ -172,10 +172,20 @@ type document struct {
 // maxFields bounds the fields of a form.
 const maxFields = 10_000
 
+// textCost is how many bytes of memory a form or a text is taken to need for each of its bytes: a copy, its fields, and the
+// JSON made of them. A text of nothing but control characters needs six.
+const textCost = 6
+
 // documentOf finds the JSON of a body. A body of a form's field "payload" is it, as GitHub, if told so, and Slack's
 // interactivity send it; a form without one, such as a slash command's, becomes an object of its fields; XML becomes
 // one of its elements; text a string; other bytes null.
 func documentOf(body []byte, c content, hold *hold) (document, error) {
+	switch c.format {
+	case asForm, asMultipart, asText:
+		if !hold.take(textCost * int64(len(body))) {
+			return document{}, busy()
+		}
+	}
 	switch c.format {
 	case asForm:
 		fields, err := url.ParseQuery(string(body))

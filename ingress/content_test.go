@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -184,6 +185,8 @@ func TestContentTypes(t *testing.T) {
 		{"application/xml", `<a x="1" x="2"/>`, 400, ""},
 		{"application/xml", `<!DOCTYPE a [<!ENTITY b "bbbb">]><a>&b;</a>`, 400, ""},
 		{"application/xml", `<!DOCTYPE a><a/>`, 400, ""},
+		{"application/xml", `<a ` + manyAttributes(maxAttributes+1) + `/>`, 400, ""},
+		{"application/xml", `<a ` + manyAttributes(20) + ` n3=""/>`, 400, ""},
 		{"application/xml", `<a>&b;</a>`, 400, ""},
 		{"application/xml", `<?xml version="1.0" encoding="utf-7"?><a/>`, 400, ""},
 		{"application/xml", strings.Repeat("<a>", maxElements+1) + strings.Repeat("</a>", maxElements+1), 400, ""},
@@ -245,4 +248,12 @@ func TestContentTypesOfASource(t *testing.T) {
 	if !matchesMedia("*/*", "a/b") || !matchesMedia("a/*", "a/b") || matchesMedia("a/*", "ab/c") || matchesMedia("a/b", "a/c") {
 		t.Error("matches")
 	}
+}
+
+func manyAttributes(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `n%d="" `, i)
+	}
+	return b.String()
 }

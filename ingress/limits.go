@@ -109,16 +109,21 @@ func delay(b *rate.Limiter, now time.Time) time.Duration {
 	return wait
 }
 
-// client returns the bucket of an address. All whose address isn't known share one.
-func (l *limiter) client(a netip.Addr) *rate.Limiter {
-	var key netip.Prefix
+// clientOf is what counts as one client. All whose address isn't known are one.
+func clientOf(a netip.Addr) (client netip.Prefix) {
 	if a = a.Unmap().WithZone(""); a.IsValid() {
 		bits := 32
 		if a.Is6() {
 			bits = 64 // what a single customer of a provider gets
 		}
-		key, _ = a.Prefix(bits) // it has that many
+		client, _ = a.Prefix(bits) // it has that many
 	}
+	return client
+}
+
+// client returns the bucket of an address.
+func (l *limiter) client(a netip.Addr) *rate.Limiter {
+	key := clientOf(a)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.young[key]

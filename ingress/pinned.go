@@ -67,7 +67,20 @@ func newPinned(roots *x509.CertPool, dial func(ctx context.Context, network, add
 // errGone is the answer of a provider that has no such key.
 var errGone = errors.New("the provider has no such key")
 
-// get fetches what is at u. 4xx is errGone, but for 408 and 429; the answer comes along.
+// answered is any other answer than 200. Only 404 and 410 say that there is no such thing, and are errGone. 401 and 403
+// are about us, and come from firewalls and expired tokens too: no reason to forget a key that is known.
+type answered struct {
+	host, status string
+	code         int
+}
+
+func (a *answered) Error() string { return "ask " + a.host + ": " + a.status }
+
+func (a *answered) Is(target error) bool {
+	return target == errGone && (a.code == http.StatusNotFound || a.code == http.StatusGone)
+}
+
+// get fetches what is at u. With the error *answered comes what was answered.
 func (p *pinned) get(ctx context.Context, u *url.URL, header http.Header) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -92,10 +105,8 @@ func (p *pinned) do(r *http.Request, header http.Header) ([]byte, error) {
 		return nil, fmt.Errorf("ask %s: %w", r.URL.Hostname(), err)
 	case len(body) > fetchSize:
 		return nil, fmt.Errorf("ask %s: more than %d bytes", r.URL.Hostname(), fetchSize)
-	case answer.StatusCode >= 400 && answer.StatusCode < 500 && answer.StatusCode != 408 && answer.StatusCode != 429:
-		return body, fmt.Errorf("ask %s: %s: %w", r.URL.Hostname(), answer.Status, errGone)
 	case answer.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("ask %s: %s", r.URL.Hostname(), answer.Status)
+		return body, &answered{r.URL.Hostname(), answer.Status, answer.StatusCode}
 	}
 	return body, nil
 }

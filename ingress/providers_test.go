@@ -86,7 +86,8 @@ func TestReadings(t *testing.T) {
 	} {
 		p, _ := ProviderNamed(c.provider)
 		kind, id, key, err := func() (kind, id, key string, err error) {
-			d, err := documentOf([]byte(c.body), content{format: formatOf(c.header.Get("Content-Type"), true)}, nil)
+			hold := hold{from: &allowance{limit: 1 << 20}}
+			d, err := documentOf([]byte(c.body), content{format: formatOf(c.header.Get("Content-Type"), true)}, &hold)
 			if err != nil {
 				return
 			}

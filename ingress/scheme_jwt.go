@@ -126,10 +126,13 @@ func (p *pass) checkJWT(ctx context.Context, keys []Key, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	right, counted := false, false
+	right, counted, missed := false, false, error(nil)
 	for i := range keys {
 		if !keys[i].counts(now) {
 			continue
+		}
+		if right && s.Vendor != nil {
+			break // a further key is not worth the wait for it: it is public, there is no secret to be timed
 		}
 		counted = true
 		key, err := s.material(keys[i].Secret)
@@ -138,7 +141,8 @@ func (p *pass) checkJWT(ctx context.Context, keys []Key, now time.Time) error {
 		}
 		if s.Vendor != nil {
 			if key.public, err = s.Vendor(ctx, p, keys[i].Secret, t.keyID); err != nil {
-				return err
+				missed = noKey{err}.after(missed)
+				continue
 			}
 		}
 		right = s.Claims.Algorithm.signed(key, t) || right
@@ -146,6 +150,8 @@ func (p *pass) checkJWT(ctx context.Context, keys []Key, now time.Time) error {
 	switch {
 	case !counted:
 		return failf(NoSecret, "the source has no secret that counts at this time")
+	case !right && missed != nil:
+		return missed
 	case !right:
 		return failf(WrongSignature, "the token in %s is not signed with a key of this source", s.where())
 	}

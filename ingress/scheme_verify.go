@@ -142,7 +142,7 @@ func (p *pass) check(ctx context.Context, keys []Key, now time.Time) error {
 	if err := p.collect(sig); err != nil {
 		return err
 	}
-	counted, stale := false, error(nil)
+	counted, stale, missed := false, error(nil), error(nil)
 	for i := range sig.groups {
 		g := &sig.groups[i]
 		sent, err := s.sent(g.stamp)
@@ -155,6 +155,10 @@ func (p *pass) check(ctx context.Context, keys []Key, now time.Time) error {
 				continue
 			}
 			right, err := p.right(ctx, key.Secret, g, sig.keyID)
+			if none, ok := errors.AsType[noKey](err); ok {
+				missed = none.after(missed)
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -170,6 +174,8 @@ func (p *pass) check(ctx context.Context, keys []Key, now time.Time) error {
 	switch {
 	case stale != nil:
 		return stale
+	case missed != nil:
+		return missed
 	case !counted:
 		return failf(NoSecret, "the source has no secret that counts at this time")
 	}
@@ -191,7 +197,7 @@ func (p *pass) right(ctx context.Context, secret Secret, g *group, keyID string)
 	}
 	if s.Vendor != nil {
 		if key.public, err = s.Vendor(ctx, p, secret, keyID); err != nil {
-			return false, err
+			return false, noKey{err}
 		}
 	}
 	right := false
@@ -213,6 +219,19 @@ func (p *pass) right(ctx context.Context, secret Secret, g *group, keyID string)
 		}
 	}
 	return right, nil
+}
+
+// noKey says that the provider's key can't be had for a secret. It is no verdict on the request while another secret may
+// still be right: two issuers, or the credentials before and after their rotation.
+type noKey struct{ error }
+
+// after returns which of two such errors to answer with. One that will pass comes first: the request may be signed with
+// just that key, and a sender that is told 401 doesn't come again.
+func (n noKey) after(earlier error) error {
+	if earlier == nil {
+		return n.error
+	}
+	return telling(earlier, n.error)
 }
 
 // ifAlone drops the error of a secret that doesn't fit s, if the row has other schemes that it may fit. That it fits

@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,8 +101,9 @@ type lane struct {
 	// Guarded by Spool.mu.
 	queue   []spot
 	down    bool      // the log didn't answer: whoever drains finds out when it does again
-	look    time.Time // nothing waits: when a delivery may try the log in its place
+	look    time.Time // nothing waits, or it is stuck: when a delivery may try the log in its place
 	refusal error     // the log answers, and doesn't take it
+	stuck   error     // what waits can't be sent on, for a reason that isn't the log's; see halts
 	alone   int       // how many of the next are sent one by one
 }
 
@@ -238,8 +240,9 @@ func (s *Spool) route(stream domain.Stream) (direct bool, err error) {
 	if !l.down || s.cfg.MaxBytes == 0 {
 		return true, nil
 	}
-	// Whoever drains finds out when the log is back. If there is nothing to drain, one delivery at a time does.
-	if now := time.Now(); len(l.queue) == 0 && now.After(l.look) {
+	// Whoever drains finds out when the log is back. If there is nothing to drain, or it can't be, one delivery at a time
+	// does: a segment that can't be read would otherwise keep all of its partition away from a log that works.
+	if now := time.Now(); (len(l.queue) == 0 || l.stuck != nil) && now.After(l.look) {
 		l.look = now.Add(s.cfg.After)
 		return true, nil
 	}
@@ -337,7 +340,7 @@ type SpoolStatus struct {
 	Oldest   time.Time // when the oldest waiting delivery was received; zero if none waits
 	Refused  int       // set aside, because the log will never take them
 	// Problems are what an operator must see to, a sentence each: then nothing more is accepted, or something that was is
-	// damaged.
+	// damaged or can't be sent on.
 	Problems []string
 }
 
@@ -347,6 +350,13 @@ func (s *Spool) Depth() SpoolStatus {
 	st := SpoolStatus{Records: s.records, Bytes: s.bytes, MaxBytes: s.cfg.MaxBytes, Oldest: s.oldest()}
 	full := s.full && s.bytes > s.cfg.MaxBytes/10*9
 	trouble := s.trouble
+	var stuck error // of the first of them
+	var where []int32
+	for _, l := range s.lanes {
+		if l.stuck != nil {
+			stuck, where = cmp.Or(stuck, l.stuck), append(where, l.partition)
+		}
+	}
 	s.mu.Unlock()
 	st.Refused = s.countFiles(refusedDir, spoolSuffix)
 	if full {
@@ -354,6 +364,9 @@ func (s *Spool) Depth() SpoolStatus {
 	}
 	if trouble != nil {
 		st.Problems = append(st.Problems, fmt.Sprintf("the spool's disk fails: %v", trouble))
+	}
+	if stuck != nil {
+		st.Problems = append(st.Problems, fmt.Sprintf("what waits in the spool for the partitions %d can't be sent on: %v", where, stuck))
 	}
 	if n := s.countFiles(damagedDir, spoolSuffix) + s.countFiles(damagedDir, damagedSuffix); n > 0 {
 		st.Problems = append(st.Problems, fmt.Sprintf("the spool's disk has spoiled deliveries that were accepted: see the %d files in %s",

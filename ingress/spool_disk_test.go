@@ -26,6 +26,7 @@ import (
 type failingDisk struct {
 	mu      sync.Mutex
 	fail    func(call int) error // nil for a call that works
+	reads   map[string]error     // what opening a file to read it says, "open", and reading, "read"; not counted as calls
 	partial bool                 // a write that fails writes half of it
 	calls   int
 	lost    map[string]bool // files of which a sync has failed: later ones succeed and save nothing
@@ -47,15 +48,27 @@ func (d *failingDisk) disk() disk {
 		open: func(name string, flag int, perm os.FileMode) (*os.File, error) {
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if flag&os.O_CREATE != 0 { // reading is of no interest
-				if err := d.next(); err != nil {
-					return nil, &os.PathError{Op: "open", Path: name, Err: err}
-				}
+			var err error
+			if flag&os.O_CREATE != 0 {
+				err = d.next()
+			} else if strings.HasSuffix(name, spoolSuffix) {
+				err = d.reads["open"]
+			}
+			if err != nil {
+				return nil, &os.PathError{Op: "open", Path: name, Err: err}
 			}
 			if flag&os.O_TRUNC != 0 { // everything is written anew
 				delete(d.lost, name)
 			}
 			return os.OpenFile(name, flag, perm)
+		},
+		read: func(f *os.File, b []byte, at int64) (int, error) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if err := d.reads["read"]; err != nil {
+				return 0, &os.PathError{Op: "read", Path: f.Name(), Err: err}
+			}
+			return f.ReadAt(b, at)
 		},
 		write: func(f *os.File, b []byte, at int64) (int, error) {
 			d.mu.Lock()
@@ -99,6 +112,13 @@ func (d *failingDisk) disk() disk {
 			return os.Remove(name)
 		},
 	}
+}
+
+// set changes how the disk fails while it is in use.
+func (d *failingDisk) set(reads map[string]error, fail error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reads, d.fail = reads, func(int) error { return fail }
 }
 
 func names(dir string) (all []string) {
@@ -383,6 +403,127 @@ func TestSpoolSaysDamageAtTheDrain(t *testing.T) {
 	s.drained(t)
 	if ids := l.ids(); !slices.Equal(ids, []string{"1", "3"}) || len(s.Depth().Problems) != 1 {
 		t.Errorf("the log has %v, problems %q", ids, s.Depth().Problems)
+	}
+}
+
+// beside returns streams of the partition of a/x that don't wait with it.
+func (s *runningSpool) beside(n int) domain.Stream {
+	for i, seen := 0, 0; ; i++ {
+		stream := domain.Stream(fmt.Sprintf("b/%d", i))
+		if partitionOf(stream) != partitionOf("a/x") || s.bucket(stream) == s.bucket("a/x") {
+			continue
+		}
+		if seen++; seen > n {
+			return stream
+		}
+	}
+}
+
+func (s *runningSpool) stuckOn(what string) bool {
+	return slices.ContainsFunc(s.Depth().Problems, func(p string) bool {
+		return strings.Contains(p, fmt.Sprintf("[%d] can't be sent on", partitionOf("a/x"))) && strings.Contains(p, what)
+	})
+}
+
+// A segment that can't be read used to keep its whole partition in the spool: the log was taken to be away until somebody
+// drained, and nobody could. Only the streams that wait may wait for the disk, and the node must say so.
+func TestSpoolIsNotWedgedByReads(t *testing.T) {
+	for _, call := range []string{"open", "read"} {
+		for _, err := range []error{syscall.EIO, syscall.ENOENT} {
+			t.Run(fmt.Sprint(call, ", ", err), func(t *testing.T) {
+				l := &inbox{}
+				l.answers(gone)
+				d := &failingDisk{}
+				s := runSpool(t, spoolConfig(t, l), d.disk())
+				s.add(t, "1", "a/x", Spooled)
+				s.add(t, "2", "a/x", Spooled)
+				if got := s.Depth(); len(got.Problems) > 0 {
+					t.Errorf("the log alone is away, and the problems are %q", got.Problems)
+				}
+				d.set(map[string]error{call: err}, nil)
+				eventstoretest.Until(t, "the problem shows", func() bool { return s.stuckOn(err.Error()) })
+				s.add(t, "3", "a/x", Spooled)
+
+				l.answers(nil)
+				fresh := 0 // a stream each: one that is spooled before the log is tried again waits as well
+				eventstoretest.Until(t, "another stream reaches the log", func() bool {
+					fresh++
+					got, err := s.Append(t.Context(), delivery(fmt.Sprint("b", fresh), s.beside(fresh)))
+					if err != nil {
+						t.Fatal(err)
+					}
+					return got == Logged
+				})
+				s.add(t, "c", s.beside(fresh+1), Logged)
+				s.add(t, "d", s.beside(fresh), Logged)
+				s.add(t, "4", "a/x", Spooled) // behind those that wait
+				if !s.stuckOn(err.Error()) || len(s.Depth().Problems) != 1 {
+					t.Errorf("problems: %q", s.Depth().Problems)
+				}
+
+				d.set(nil, nil)
+				s.drained(t)
+				eventstoretest.Until(t, "the problem is gone", func() bool { return len(s.Depth().Problems) == 0 })
+				s.add(t, "5", "a/x", Logged)
+				var got []string
+				for _, e := range l.taken {
+					if e.Stream == "a/x" {
+						got = append(got, e.ID)
+					}
+				}
+				if !slices.Equal(got, []string{"1", "2", "3", "4", "5"}) || len(l.ids()) != 5+fresh+2 {
+					t.Errorf("the log has %v of the stream, %d of %d in all", got, len(l.ids()), 5+fresh+2)
+				}
+			})
+		}
+	}
+}
+
+// What can't be kept where it is set aside stays, and is said; what stands before it doesn't wait for that.
+func TestSpoolSaysThatItCantSetAside(t *testing.T) {
+	for _, way := range []string{"damaged", "refused"} {
+		t.Run(way, func(t *testing.T) {
+			l := &inbox{}
+			c := spoolConfig(t, l)
+			path, data, _, frames := waitingSegment(t, l, c, "1", "2", "3")
+			d := &failingDisk{}
+			opened, err := openSpool(c, d.disk())
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.answers(nil)
+			if way == "damaged" {
+				f, err := os.OpenFile(path, os.O_WRONLY, 0)
+				if err == nil {
+					_, err = f.WriteAt([]byte{data[frames[1]+20] ^ 1}, frames[1]+20)
+				}
+				if err = errors.Join(err, f.Close()); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				l.answers(func(e eventstore.Entry) error {
+					if e.ID == "2" {
+						return &domain.Error{Class: domain.TooLarge, Message: "too large"}
+					}
+					return nil
+				})
+			}
+			d.set(nil, syscall.ENOSPC)
+			s := goSpool(t, opened)
+			eventstoretest.Until(t, "the problem shows", func() bool { return s.stuckOn(syscall.ENOSPC.Error()) })
+			eventstoretest.Until(t, "what stands before it is sent", func() bool { return slices.Contains(l.ids(), "1") })
+			s.add(t, "b", s.beside(0), Logged)
+			if kept := s.Depth(); kept.Records == 0 || kept.Refused > 0 {
+				t.Errorf("nothing is kept yet: %+v", kept)
+			}
+			d.set(nil, nil)
+			s.drained(t)
+			eventstoretest.Until(t, "the problem is gone", func() bool { return !s.stuckOn("") })
+			kept, _ := filepath.Glob(filepath.Join(c.Dir, way, "*"))
+			if ids := l.ids(); slices.Index(ids, "1") > slices.Index(ids, "3") || slices.Contains(ids, "2") || len(ids) != 3 || len(kept) == 0 {
+				t.Errorf("the log has %v, kept %q", ids, kept)
+			}
+		})
 	}
 }
 

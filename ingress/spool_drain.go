@@ -43,6 +43,9 @@ func (s *Spool) drain(ctx context.Context, l *lane) {
 			continue
 		}
 		err := s.send(ctx, l, window)
+		if ctx.Err() == nil {
+			s.sent(l, err)
+		}
 		if err == nil {
 			pause = s.pause
 			continue
@@ -56,6 +59,29 @@ func (s *Spool) drain(ctx context.Context, l *lane) {
 		}
 		pause = min(2*pause, drainPauseMax)
 	}
+}
+
+// sent notes whether a lane is stuck, after a send that ended with err.
+func (s *Spool) sent(l *lane, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := l.stuck
+	if l.stuck = nil; halts(err) {
+		l.stuck = err
+	} else if was != nil {
+		s.log.Info("what waits in the spool can be sent on again", "partition", l.partition)
+	}
+}
+
+// halts reports whether an error of send is one that the log has no part in, or a defect: the disk doesn't give or keep
+// something. The log's silence and its refusals end by themselves; so does a batch that is too large as a whole, of which
+// the next are sent one by one.
+func halts(err error) bool {
+	if err == nil {
+		return false
+	}
+	e, ok := errors.AsType[*domain.Error](err)
+	return !ok || e.Class != domain.TooLarge && (e.Class != domain.Unavailable || e.Rule == SpoolDisk)
 }
 
 // window returns the oldest deliveries of a lane. While the log is away it is one: more would only be in flight in
@@ -79,7 +105,8 @@ func (s *Spool) window(l *lane) []spot {
 	return window
 }
 
-// send sends a window on in its order. An error means that some are left; they stay at the front, in order.
+// send sends a window on in its order. An error means that some are left; they stay at the front, in order. What stands
+// before the first that the disk doesn't give, or doesn't keep where it is set aside, is sent all the same.
 func (s *Spool) send(ctx context.Context, l *lane, window []spot) error {
 	size := int64(0)
 	for _, r := range window {
@@ -89,19 +116,18 @@ func (s *Spool) send(ctx context.Context, l *lane, window []spot) error {
 		return err
 	}
 	defer s.inHand.Release(size)
-	frames, err := s.read(window)
-	if err != nil {
-		return err
-	}
+	frames, blocked := s.read(window)
 	done := map[spot]bool{}
 	var sent []spot
 	var entries []eventstore.Entry
-	for i, r := range window {
+	for i := range frames {
+		r := window[i]
 		frame, ok := frameAt(frames[i], r.segment.n, int64(r.offset))
 		if !ok || len(frame) != int(r.size) {
 			// It was whole when it was written, or at the start. Its bytes are kept, and the node says so.
 			if err := s.quarantine(r.segment, int64(r.offset), frames[i]); err != nil {
-				return s.advance(l, window, done, err)
+				blocked = err
+				break
 			}
 			s.finish(r, 0)
 			done[r] = true
@@ -110,7 +136,8 @@ func (s *Spool) send(ctx context.Context, l *lane, window []spot) error {
 		var e eventstore.Entry
 		if err := e.UnmarshalBinary(frame[frameSize:]); err != nil {
 			if err := s.setAside(r, frame, e, err); err != nil {
-				return s.advance(l, window, done, err)
+				blocked = err
+				break
 			}
 			s.finish(r, sumOf(frame))
 			done[r] = true
@@ -123,7 +150,7 @@ func (s *Spool) send(ctx context.Context, l *lane, window []spot) error {
 		sent, entries = append(sent, r), append(entries, e)
 	}
 	if len(entries) == 0 {
-		return s.advance(l, window, done, nil)
+		return s.advance(l, window, done, blocked)
 	}
 	patience, cancel := context.WithTimeout(ctx, drainPatience)
 	answers := s.cfg.AppendAll(patience, entries)
@@ -155,10 +182,10 @@ func (s *Spool) send(ctx context.Context, l *lane, window []spot) error {
 		s.answered(l, left)
 		s.mu.Unlock()
 	}
-	return s.advance(l, window, done, left)
+	return s.advance(l, window, done, cmp.Or(left, blocked))
 }
 
-// read reads the frames of a window.
+// read reads the frames of a window. With an error come those before the first that can't be read.
 func (s *Spool) read(window []spot) ([][]byte, error) {
 	files := map[*segment]*os.File{}
 	defer func() {
@@ -166,19 +193,20 @@ func (s *Spool) read(window []spot) ([][]byte, error) {
 			f.Close() // only read
 		}
 	}()
-	frames := make([][]byte, len(window))
-	for i, r := range window {
+	frames := make([][]byte, 0, len(window))
+	for _, r := range window {
 		if files[r.segment] == nil {
 			f, err := s.disk.open(r.segment.path+spoolSuffix, os.O_RDONLY, 0)
 			if err != nil {
-				return nil, fmt.Errorf("read the spool: %w", err)
+				return frames, fmt.Errorf("read the spool: %w", err)
 			}
 			files[r.segment] = f
 		}
-		frames[i] = make([]byte, r.size)
-		if _, err := files[r.segment].ReadAt(frames[i], int64(r.offset)); err != nil && err != io.EOF {
-			return nil, fmt.Errorf("read the spool: %w", err)
+		frame := make([]byte, r.size)
+		if _, err := s.disk.read(files[r.segment], frame, int64(r.offset)); err != nil && err != io.EOF {
+			return frames, fmt.Errorf("read the spool: %w", err)
 		}
+		frames = append(frames, frame)
 	}
 	return frames, nil
 }

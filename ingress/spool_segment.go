@@ -19,12 +19,13 @@ import (
 // disk is what the spool asks of the file system and what may fail there; tests have one call after the other fail.
 type disk struct {
 	open   func(name string, flag int, perm os.FileMode) (*os.File, error)
+	read   func(f *os.File, b []byte, at int64) (int, error)
 	write  func(f *os.File, b []byte, at int64) (int, error)
 	sync   func(f *os.File) error
 	remove func(name string) error
 }
 
-var realDisk = disk{open: os.OpenFile, write: (*os.File).WriteAt, sync: (*os.File).Sync, remove: os.Remove}
+var realDisk = disk{open: os.OpenFile, read: (*os.File).ReadAt, write: (*os.File).WriteAt, sync: (*os.File).Sync, remove: os.Remove}
 
 const (
 	spoolSuffix   = ".spool"
@@ -237,7 +238,7 @@ func (s *Spool) load() error {
 
 func (s *Spool) loadSegment(name string) error {
 	g := &segment{name: name, path: filepath.Join(s.cfg.Dir, name), sealed: true}
-	data, err := os.ReadFile(g.path + spoolSuffix) // some 16 MiB, at most one delivery more
+	data, err := os.ReadFile(g.path + spoolSuffix) // segmentBytes of the process that wrote it, at most a batch more
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,9 @@ func TestWhatAProviderAnswersIsBounded(t *testing.T) {
 		"too much":       func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, fetchSize+1)) },
 		"an error":       func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
 		"slow down":      func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) },
+		"who are you":    func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) },
+		"a firewall":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) },
+		"bad request":    func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(400) },
 		"no certificate": func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("hello")) },
 		"a broken one": func(w http.ResponseWriter, _ *http.Request) {
 			pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})

@@ -177,6 +177,22 @@ func (k jwk) public() (crypto.PublicKey, error) {
 	return nil, wrong
 }
 
+// nameFor names a key that is asked for with credentials. They are part of it: what was answered to a password that has
+// been replaced says nothing of the new one.
+func nameFor(host string, credentials Secret, kid string) string {
+	return host + " " + hexSHA256(credentials) + " " + kid
+}
+
+// aboutUs is the error for an answer that says nothing of the key, whatever its status: the address that was asked is the
+// same for all keys.
+func aboutUs(a *answered) error {
+	switch a.code {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Errorf("the source's credentials are refused: ask %s: %s", a.host, a.status)
+	}
+	return fmt.Errorf("ask %s: %s", a.host, a.status)
+}
+
 // plaidKey asks Plaid for the key of a token's kid, with the credentials "client_id:secret" that the source has for it.
 // https://plaid.com/docs/api/webhooks/webhook-verification/
 func plaidKey(host string) vendorKey {
@@ -189,7 +205,7 @@ func plaidKey(host string) vendorKey {
 			return nil, failf(UntrustedKey, "the token names no key")
 		}
 		v := p.r.Vendor
-		return v.key(ctx, host+" "+id+" "+kid, func(ctx context.Context) (fetched, error) {
+		return v.key(ctx, nameFor(host, secret, kid), func(ctx context.Context) (fetched, error) {
 			b, err := json.Marshal(map[string]string{"client_id": id, "secret": password, "key_id": kid})
 			if err != nil {
 				return fetched{}, err
@@ -199,8 +215,11 @@ func plaidKey(host string) vendorKey {
 				return fetched{}, err
 			}
 			answer, err := v.http.do(r, http.Header{"Content-Type": {jsonType}})
-			if errors.Is(err, errGone) && !strings.Contains(string(answer), "WEBHOOK_VERIFICATION_KEY") {
-				return fetched{}, errors.New("the source's credentials are refused")
+			if no, ok := errors.AsType[*answered](err); ok {
+				if no.code == http.StatusBadRequest && strings.Contains(string(answer), "WEBHOOK_VERIFICATION_KEY") {
+					return fetched{}, fmt.Errorf("%w: %w", errGone, err)
+				}
+				return fetched{}, aboutUs(no)
 			}
 			if err != nil {
 				return fetched{}, err
@@ -278,13 +297,16 @@ func (e *eBayKeys) find(ctx context.Context, p *pass, secret Secret, kid string)
 		return nil, failf(UntrustedKey, "the signature names no key")
 	}
 	v := p.r.Vendor
-	key, err := v.key(ctx, e.host+" "+id+" "+kid, func(ctx context.Context) (fetched, error) {
+	key, err := v.key(ctx, nameFor(e.host, secret, kid), func(ctx context.Context) (fetched, error) {
 		token, err := e.access(ctx, v, id, password)
 		if err != nil {
 			return fetched{}, err
 		}
 		u := &url.URL{Scheme: "https", Host: e.host, Path: "/commerce/notification/v1/public_key/" + kid}
 		b, err := v.http.get(ctx, u, http.Header{"Authorization": {"Bearer " + token}, "Accept": {jsonType}})
+		if no, ok := errors.AsType[*answered](err); ok && no.code == http.StatusUnauthorized {
+			e.drop(token)
+		}
 		if err != nil {
 			return fetched{}, err
 		}
@@ -316,8 +338,8 @@ func (e *eBayKeys) access(ctx context.Context, v *VendorKeys, id, password strin
 	}
 	r.SetBasicAuth(id, password)
 	answer, err := v.http.do(r, http.Header{"Content-Type": {formType}, "Authorization": r.Header["Authorization"]})
-	if errors.Is(err, errGone) { // the credentials are wrong, which says nothing of the key
-		return "", errors.New("the source's credentials are refused")
+	if no, ok := errors.AsType[*answered](err); ok {
+		return "", aboutUs(no)
 	}
 	if err != nil {
 		return "", err
@@ -331,4 +353,13 @@ func (e *eBayKeys) access(ctx context.Context, v *VendorKeys, id, password strin
 	}
 	e.token, e.of, e.until = got.Token, of, v.now().Add(time.Duration(min(got.Expires, 7200))*time.Second-time.Minute)
 	return e.token, nil
+}
+
+// drop forgets an access token that eBay refuses before its time, unless there is a newer one.
+func (e *eBayKeys) drop(token string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.token == token {
+		e.token, e.of, e.until = "", "", time.Time{}
+	}
 }

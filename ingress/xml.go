@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -12,6 +13,9 @@ import (
 
 // maxElements bounds how deep XML nests. encoding/json's bound would hold too, but no sender of XML comes near this.
 const maxElements = 1000
+
+// maxAttributes bounds those of one element, which are compared with each other.
+const maxAttributes = 1000
 
 // element is one of a document that is read.
 type element struct {
@@ -53,8 +57,11 @@ func xmlDocument(body []byte) (document, error) {
 				return broken("its elements nest too deep")
 			}
 			e := &element{name: t.Name.Local, children: map[string]any{}}
+			if len(t.Attr) > maxAttributes {
+				return broken(fmt.Sprintf("an element has more than %d attributes", maxAttributes))
+			}
 			for i, a := range t.Attr {
-				if slices.ContainsFunc(t.Attr[:min(i, maxFields)], func(b xml.Attr) bool { return b.Name == a.Name }) {
+				if slices.ContainsFunc(t.Attr[:i], func(b xml.Attr) bool { return b.Name == a.Name }) {
 					return broken("an attribute stands twice: " + shortened(a.Name.Local))
 				}
 				if a.Name.Space == "xmlns" || a.Name.Space == "" && a.Name.Local == "xmlns" {

@@ -71,7 +71,7 @@ func (m deliveryMetrics) Collect(out chan<- prometheus.Metric) {
 
 // counts reads an index of numbers.
 func counts(v *View, name string, each func(key string, n uint64)) error {
-	return v.read(func(tx *eventstore.Tx) error {
+	return v.readOwn(func(tx *eventstore.Tx) error {
 		index, err := tx.Index(name)
 		if err != nil {
 			return err

@@ -77,7 +77,7 @@ func DeliveryPage(ctx context.Context, v *View, f DeliveryFilter, cursor string,
 	}
 	for spent := 0; ; {
 		var cost int
-		err = v.read(func(tx *eventstore.Tx) error {
+		err = v.readOwn(func(tx *eventstore.Tx) error {
 			r := &deliveryReader{tx: tx, filter: f, limit: limit - len(items), budget: min(viewCost, pageCost-spent)}
 			if f.ID != "" {
 				err = r.byID(at.key)
@@ -108,7 +108,7 @@ func EachDelivery(ctx context.Context, v *View, filter DeliveryFilter, f func(De
 	at := deliveryCursor{}
 	for !at.end {
 		var items []Delivery
-		err := v.read(func(tx *eventstore.Tx) error {
+		err := v.readOwn(func(tx *eventstore.Tx) error {
 			r := &deliveryReader{tx: tx, filter: filter, limit: 1000, budget: viewCost}
 			err := r.byTime(lanesOf(v, filter), at.spot, false)
 			items, at = r.items, r.at

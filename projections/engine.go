@@ -126,7 +126,14 @@ func (e *Engine) open(p Projection) (*View, error) {
 	for n := range metas {
 		last = max(last, n)
 	}
+	if _, there := metas[v.files.Previous]; !there || v.files.Previous == v.files.Serving {
+		v.files.Previous = 0
+	}
 	if v.files.Serving > 0 {
+		// The process may have died between pointing at a generation and taking its marker away.
+		if err := v.folder.complete(v.files.Serving); err != nil {
+			return nil, err
+		}
 		m := metas[v.files.Serving]
 		want := e.meta(p, m.Generation)
 		g, err := e.openGeneration(v, p, m, m != want)

@@ -19,7 +19,8 @@ type build struct {
 	view   *View
 	gen    *generation
 	rate   int // records a second over all that are built together; 0 for no limit
-	since  time.Time
+	since  time.Time // when it was first begun
+	here   time.Time // and by this process
 	cancel chan struct{} // closed by an operator
 	once   sync.Once
 
@@ -68,7 +69,7 @@ func (e *Engine) prepare(v *View, generation, perSecond int) error {
 		return err
 	}
 	g.table.Bulk()
-	b := &build{view: v, gen: g, rate: mark.Rate, since: mark.Started, cancel: make(chan struct{}), state: "scanning", from: g.done()}
+	b := &build{view: v, gen: g, rate: mark.Rate, since: mark.Started, here: time.Now(), cancel: make(chan struct{}), state: "scanning", from: g.done()}
 	v.mu.Lock()
 	v.build, v.past = b, ""
 	v.mu.Unlock()
@@ -215,7 +216,7 @@ func (e *Engine) Rollback(ctx context.Context, v *View) error {
 		return err
 	}
 	g.markBuilt()
-	b := &build{view: v, gen: g, since: time.Now().UTC(), cancel: make(chan struct{}), state: "catching-up", from: g.done()}
+	b := &build{view: v, gen: g, since: time.Now().UTC(), here: time.Now(), cancel: make(chan struct{}), state: "catching-up", from: g.done()}
 	v.mu.Lock()
 	v.build, v.past = b, ""
 	v.mu.Unlock()
@@ -285,6 +286,8 @@ func (e *Engine) finish(ctx context.Context, b *build) error {
 	go func() { ended <- e.fold(folding, g) }()
 	stop := sync.OnceFunc(func() { cancel(); <-ended }) // by the swap, and here when that fails
 	old := v.now()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
 	for !g.isLive() || old != g && !g.covers(old) {
 		select {
 		case err := <-ended:
@@ -293,7 +296,7 @@ func (e *Engine) finish(ctx context.Context, b *build) error {
 		case <-b.cancel:
 			stop()
 			return e.drop(b, "canceled")
-		case <-time.After(5 * time.Millisecond):
+		case <-look.C:
 		}
 	}
 	s := swap{to: g, stop: stop, done: make(chan error, 1)}
@@ -337,18 +340,18 @@ func (g *generation) rebase() {
 func (e *Engine) swap(ctx context.Context, v *View, old *generation, s swap) error {
 	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	for old != s.to && !s.to.covers(old) {
-		select {
-		case <-time.After(time.Millisecond):
-		case <-wait.Done():
-			return &domain.Error{Class: domain.Unavailable, Message: "the new generation does not keep up", Err: wait.Err()}
+	for _, topic := range old.topics {
+		if at, ok := old.table.Position(topic); ok {
+			if err := s.to.table.Wait(wait, topic, at); err != nil {
+				return &domain.Error{Class: domain.Unavailable, Message: "the new generation does not keep up", Err: err}
+			}
 		}
 	}
 	s.stop()
 	number := s.to.table.Meta.Generation
 	files := serving{Serving: number}
-	if old != s.to {
-		files.Previous = old.table.Meta.Generation
+	if n := old.table.Meta.Generation; old != s.to && !v.folder.isDamaged(n) {
+		files.Previous = n
 	}
 	if err := errors.Join(v.folder.point(files), v.folder.complete(number)); err != nil {
 		return fmt.Errorf("projection %s: %w", v.Name(), err)
@@ -531,6 +534,9 @@ func (e *Engine) replica(topic string, from eventstore.Position) (*eventstore.Re
 		g := v.now()
 		if _, ok := v.projection.(eventstore.StreamsFold); !ok || !g.isBuilt() {
 			continue
+		}
+		if len(g.skipped()) > 0 {
+			return nil, nil // it isn't whole
 		}
 		r, ok, err := eventstore.NewHistory(e.cfg.Log, g.table).Replica(from)
 		if !ok {

@@ -3,6 +3,7 @@ package projections
 import (
 	"time"
 
+	"github.com/penstock-io/penstock/domain"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -84,7 +85,7 @@ func (b *build) status(now time.Time) *BuildStatus {
 	s.Total = s.Done + lag
 	b.mu.Lock()
 	s.State = b.state
-	if d := now.Sub(b.since).Seconds(); d > 0 && s.Done > b.from {
+	if d := now.Sub(b.here).Seconds(); d > 0 && s.Done > b.from {
 		s.Rate = float64(s.Done-b.from) / d
 		s.ETA = new(float64(lag) / s.Rate)
 	}
@@ -103,6 +104,10 @@ func (v *View) Retry(now time.Time) error { return v.halted().resume(false, "", 
 // Skip has a halted projection go on without the record that it halted at. Who and why stands in its status as long as
 // the generation does: a rebuild tries the record again.
 func (v *View) Skip(by, reason string, now time.Time) error {
+	if _, ok := v.projection.(bothTopics); ok {
+		return &domain.Error{Class: domain.Rejected, Rule: "not-skippable",
+			Message: "the writers decide on " + v.Name() + ": without a record of it they would give a version twice. Mend the cause and retry"}
+	}
 	return v.halted().resume(true, by, reason, now)
 }
 

@@ -41,6 +41,15 @@ func (v *View) read(f func(*eventstore.Tx) error) error {
 	return v.readOf(func(*generation) func(*eventstore.Tx) error { return f })
 }
 
+// readOwn is read for whoever knows the indexes of the definition that the program has: while an older one serves, they
+// aren't there, and would look empty.
+func (v *View) readOwn(f func(*eventstore.Tx) error) error {
+	if v.now().frozen {
+		return &domain.Error{Class: domain.Unavailable, Rule: "building", Message: "the projection " + v.Name() + " is being built anew; an older one serves its rows"}
+	}
+	return v.read(f)
+}
+
 func (v *View) readOf(f func(*generation) func(*eventstore.Tx) error) error {
 	for {
 		g := v.now()

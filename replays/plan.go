@@ -107,6 +107,9 @@ func (p Plan) Left() int {
 	return max(0, p.Planned.Count-p.Replayed-p.Expired-p.Skipped-p.Failed)
 }
 
+// final says that it can never run again.
+func (p *Plan) final() bool { return p.State == Done || p.State == Cancelled }
+
 func (p *Plan) check() error {
 	switch {
 	case p.Filter == (Filter{}):

@@ -140,16 +140,15 @@ func (r *Replays) Plan(ctx context.Context, req Request) (Plan, error) {
 	return p.copy(), nil
 }
 
-// keep stores a new plan and drops the oldest beyond the bound. r.mu is held.
+// keep makes room for a new plan, an ended one's first, and stores it. r.mu is held.
 func (r *Replays) keep(p *Plan) error {
-	if err := savePlan(r.cfg.Dir, p); err != nil {
-		return err
-	}
-	r.plans[p.ID] = p
-	for len(r.plans) > keptPlans {
+	for len(r.plans) >= keptPlans {
 		var oldest *Plan
 		for _, q := range r.plans {
-			if q.State != Running && q != p && (oldest == nil || q.Created.Before(oldest.Created)) {
+			if q.State == Running {
+				continue
+			}
+			if oldest == nil || q.final() && !oldest.final() || q.final() == oldest.final() && q.Created.Before(oldest.Created) {
 				oldest = q
 			}
 		}
@@ -158,6 +157,10 @@ func (r *Replays) keep(p *Plan) error {
 		}
 		delete(r.plans, oldest.ID)
 	}
+	if err := savePlan(r.cfg.Dir, p); err != nil {
+		return err
+	}
+	r.plans[p.ID] = p
 	return nil
 }
 
@@ -174,7 +177,7 @@ func (r *Replays) Start(id string) (Plan, error) {
 		return Plan{}, &domain.Error{Class: domain.Unavailable, Message: "the node stops"}
 	case p.State == Running:
 		return p.copy(), nil
-	case p.State == Done || p.State == Cancelled:
+	case p.final():
 		return Plan{}, &domain.Error{Class: domain.Conflict, Rule: "replay-ended", Message: fmt.Sprintf("replay %s is %s: plan it anew", id, p.State)}
 	case r.running != "":
 		return Plan{}, &domain.Error{Class: domain.Conflict, Rule: "replay-running", Message: fmt.Sprintf("replay %s runs on this node: wait for its end, or cancel it", r.running)}

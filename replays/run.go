@@ -168,11 +168,13 @@ func (r *Replays) one(ctx context.Context, p *Plan, k pick) error {
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case err != nil && domain.ClassOf(err) == domain.Unavailable:
-		return err
 	case err != nil:
-		fail(&p.Failed, "failed", err)
-		return nil
+		switch domain.ClassOf(err) {
+		case domain.TooLarge, domain.Invalid, domain.NotFound, domain.Conflict:
+			fail(&p.Failed, "failed", err)
+			return nil
+		}
+		return err // trouble of the node, and not of this delivery: the run is interrupted
 	}
 	switch err := r.append(ctx, e); {
 	case err == nil:
