@@ -114,6 +114,7 @@ func (g *generator) write(t *testing.T, n int) {
 			t.Fatal(err)
 		}
 	}
+	eventstoretest.Readable(t, g.l, g.ws...)
 }
 
 func caughtUp(t *testing.T, v *projections.View) {

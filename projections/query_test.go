@@ -60,6 +60,7 @@ func (a *author) write(stream func(i int) domain.Stream, bodies ...string) (at t
 			a.t.Fatal(err)
 		}
 	}
+	eventstoretest.Readable(a.t, a.l, a.writers...)
 	return at
 }
 

@@ -18,9 +18,9 @@ import (
 type build struct {
 	view   *View
 	gen    *generation
-	rate   int // records a second over all that are built together; 0 for no limit
-	since  time.Time // when it was first begun
-	here   time.Time // and by this process
+	rate   int           // records a second over all that are built together; 0 for no limit
+	since  time.Time     // when it was first begun
+	here   time.Time     // and by this process
 	cancel chan struct{} // closed by an operator
 	once   sync.Once
 

@@ -80,6 +80,24 @@ func Until(t testing.TB, what string, condition func() bool) {
 	}
 }
 
+// Readable waits until readers see all events that the writers have committed, one for each partition in their order. Kafka
+// answers a commit when it is decided; the end of what read_committed gives moves a moment later.
+func Readable(t testing.TB, l *eventstore.Log, writers ...*eventstore.Writer) {
+	t.Helper()
+	Until(t, "what was committed can be read", func() bool {
+		end, err := l.End(t.Context(), l.Topics.Events)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for p, w := range writers {
+			if end.Next[p] < w.NextEvent() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // Logger writes to the test's log, until the test ends.
 func Logger(t testing.TB) *slog.Logger {
 	w := &testWriter{t: t}
