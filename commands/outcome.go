@@ -100,6 +100,13 @@ func (o *Outcomes) Submit(ctx context.Context, e eventstore.Entry) (out domain.O
 	}
 }
 
+// Waiting returns how many callers wait for an outcome at this moment.
+func (o *Outcomes) Waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.waiting)
+}
+
 func (o *Outcomes) forget(key string, c chan domain.Outcome) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
