@@ -133,7 +133,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	n.engine, err = projections.New(projections.Config{
 		Log: n.log, Dir: filepath.Join(n.cfg.Data, "projections"), Logger: n.logger, Metrics: n.metrics,
 		Projections: n.cfg.projections(n.app), Replica: true,
-		Yield: func() bool { return n.writers.Pressed() || n.doorBusy() }, // set before the engine runs
+		Yield: func() bool { return n.writers.Pressed() || n.rush() }, // set before the engine runs
 	})
 	if err != nil {
 		return err
@@ -202,7 +202,7 @@ func (n *Node) compose() (err error) {
 	n.writers, err = commands.New(commands.Config{
 		Log: n.log, History: n.history, Types: n.app.Types, Deciders: n.app.Deciders, Policies: n.app.Policies,
 		Split:     func(e eventstore.Entry) ([]eventstore.Entry, error) { return n.hooks.Split(e) }, // there before the writers run
-		Snapshots: n.snaps, Commits: commitsFor(n.cfg), Busy: n.doorBusy, Logger: n.logger, Metrics: n.metrics,
+		Snapshots: n.snaps, Commits: commitsFor(n.cfg), Busy: n.rush, Logger: n.logger, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
@@ -224,9 +224,9 @@ func (n *Node) compose() (err error) {
 	return err
 }
 
-// doorBusy reports whether so many deliveries come in that taking them needs the machine more than handling them does, and
+// rush reports whether so many deliveries come in that taking them needs the machine more than handling them does, and
 // nobody waits for the outcome of a command.
-func (n *Node) doorBusy() bool { return n.hooks.Crowded() && n.outcomes.Waiting() == 0 }
+func (n *Node) rush() bool { return n.hooks.Rush() && n.outcomes.Waiting() == 0 }
 
 // serve answers requests until ctx ends: then the feeds are told and end, and requests in hand are finished.
 func (n *Node) serve(ctx context.Context, server *http.Server, listener net.Listener) error {

@@ -69,8 +69,7 @@ type Handler struct {
 	log         *slog.Logger
 	metrics     metrics
 	inFlight    *allowance
-	storing     atomic.Int32 // deliveries that wait for the log
-	crowded     atomic.Int64 // when they were last as many as crowd, in Unix nanoseconds
+	rush        rush
 	proxies     Proxies
 	keepRefused int
 	suspicion   *rate.Limiter
@@ -369,24 +368,11 @@ func (h *Handler) entry(
 	}, "", nil
 }
 
-// crowd is how many verified deliveries that wait for the log at once are a crowd: many more than one broker's answer
-// takes with it in a quiet hour.
-const crowd = 8
-
-// Crowded reports whether so many verified deliveries have come at once within the last tenth of a second that taking them
-// in is what the machine is needed for.
-func (h *Handler) Crowded() bool {
-	return time.Now().UnixNano()-h.crowded.Load() < int64(100*time.Millisecond)
-}
-
 // store appends within the budget. The context keeps the request's values but not its end.
 func (h *Handler) store(ctx context.Context, e eventstore.Entry) (Durability, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.budget)
 	defer cancel()
-	if h.storing.Add(1) >= crowd {
-		h.crowded.Store(time.Now().UnixNano())
-	}
-	defer h.storing.Add(-1)
+	h.rush.count(time.Now())
 	durability, err := h.appendEntry(ctx, e)
 	if err == nil {
 		return durability, nil

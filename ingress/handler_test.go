@@ -20,7 +20,6 @@ import (
 
 	"github.com/penstock-io/penstock/domain"
 	"github.com/penstock-io/penstock/eventstore"
-	"github.com/penstock-io/penstock/eventstore/eventstoretest"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -417,48 +416,6 @@ func TestBytesInFlightAreBounded(t *testing.T) {
 	if a := <-first; a.status != 202 {
 		t.Errorf("after the first was done: %d %s", a.status, a.body)
 	}
-}
-
-// TestACrowdIsKnown by what is verified: strangers don't make one, and it is over soon after.
-func TestACrowdIsKnown(t *testing.T) {
-	entered, release := make(chan struct{}), make(chan struct{})
-	n := newNode(t, func(c *Config) {
-		c.Append = func(context.Context, eventstore.Entry) (Durability, error) {
-			entered <- struct{}{}
-			<-release
-			return Logged, nil
-		}
-	})
-	answers := make(chan answer)
-	for range 3 * crowd {
-		go func() {
-			r := n.signed(t, "github", jsonType, "{}")
-			r.Header.Set("X-Hub-Signature-256", "sha256="+strings.Repeat("0", 64))
-			answers <- do(t, r)
-		}()
-	}
-	for range 3 * crowd {
-		if a := <-answers; a.status != 401 {
-			t.Errorf("%d %s", a.status, a.body)
-		}
-	}
-	for i := range crowd {
-		if n.handler.Crowded() {
-			t.Errorf("%d are a crowd", i)
-		}
-		go func() { answers <- do(t, n.signed(t, "github", jsonType, "{}")) }()
-		<-entered
-	}
-	if !n.handler.Crowded() {
-		t.Errorf("%d are no crowd", crowd)
-	}
-	close(release)
-	for range crowd {
-		if a := <-answers; a.status != 202 {
-			t.Errorf("%d %s", a.status, a.body)
-		}
-	}
-	eventstoretest.Until(t, "the crowd is gone", func() bool { return !n.handler.Crowded() })
 }
 
 // Announcing a body costs the announcer nothing, so it must cost the node next to nothing.
