@@ -2,14 +2,17 @@ package eventstore_test
 
 import (
 	"context"
+	"encoding/binary"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/penstock-io/penstock/domain"
 	"github.com/penstock-io/penstock/eventstore"
 	"github.com/penstock-io/penstock/eventstore/eventstoretest"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -76,6 +79,67 @@ func TestAKilledBrokerComesBackWithWhatWasCommittedAndNothingElse(t *testing.T) 
 			}
 			collect(t, f, 11)
 		})
+	}
+}
+
+// TestAKillBetweenTwoMarkers: what was committed in one partition and not yet in the other is committed there too, and what
+// was aborted is not.
+func TestAKillBetweenTwoMarkers(t *testing.T) {
+	for end, want := range map[kgo.TransactionEndTry][]string{kgo.TryCommit: {"within", "after"}, kgo.TryAbort: {"after"}} {
+		alive, killed := t.TempDir(), t.TempDir()
+		start := func(dir string, opts ...kgo.Opt) *kgo.Client {
+			e, err := eventstore.StartEmbedded("127.0.0.1:0", dir, eventstoretest.Logger(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(e.Close)
+			return outsider(t, eventstore.Config{Brokers: []string{e.Addr}}, opts...)
+		}
+		produce := func(cl *kgo.Client, partition int32, value string) {
+			if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "t-1", Partition: partition, Value: []byte(value)}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cl := start(alive, kgo.TransactionalID("x"))
+		if _, err := kadm.NewClient(cl).CreateTopic(t.Context(), 2, 1, nil, "t-1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := cl.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		produce(cl, 0, "within")
+		produce(cl, 1, "within")
+		if err := cl.EndTransaction(t.Context(), end); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(killed, os.DirFS(alive)); err != nil {
+			t.Fatal(err)
+		}
+		segment := filepath.Join(killed, "partitions", "t-1-1", "0.dat")
+		b, err := os.ReadFile(segment)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := 12 + int64(binary.BigEndian.Uint32(b[8:])) // the marker stands behind the first batch
+		if err := os.Truncate(segment, first); err != nil || first == int64(len(b)) {
+			t.Fatal(err, "no marker")
+		}
+		cl = start(killed, kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+			kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"t-1": {1: kgo.NewOffset().AtStart()}}))
+		produce(cl, 1, "after")
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		var got []string
+		for !slices.Contains(got, "after") {
+			fetches := cl.PollFetches(ctx)
+			if err := fetches.Err(); err != nil {
+				t.Fatalf("after %q: %v", got, err)
+			}
+			fetches.EachRecord(func(r *kgo.Record) { got = append(got, string(r.Value)) })
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("commit %v: read %q, want %q", end, got, want)
+		}
 	}
 }
 

@@ -84,7 +84,9 @@ func OpenTable(path string, meta TableMeta) (*Table, error) {
 		Timeout: time.Second,
 		// The freelist is rebuilt at open; writing it at every commit costs megabytes on large files.
 		NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
-		InitialMmapSize: 64 << 20, // a remap waits for all readers
+		// Addresses, not memory. A remap waits for all readers of the file, and while the kernel unmaps what was read of it,
+		// every page fault of the process waits.
+		InitialMmapSize: 4 << 30,
 	})
 	if err != nil {
 		return nil, err
@@ -379,6 +381,12 @@ func rows(tx *bolt.Tx) int64 {
 func (t *Table) Rows() (n int64, err error) {
 	err = t.View(func(tx *Tx) error { n = rows(tx.tx); return nil })
 	return n, err
+}
+
+// Changed is how many bytes of pages all transactions have changed so far.
+func (t *Table) Changed() int64 {
+	stats := t.db.Stats()
+	return stats.TxStats.GetPageAlloc()
 }
 
 // Path is where the file is.

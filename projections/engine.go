@@ -438,8 +438,9 @@ func (e *Engine) foldTopic(ctx context.Context, g *generation, topic string) err
 	if f.CaughtUp() {
 		g.caughtUp(topic)
 	}
+	meal := newAppetite(foldRecords)
 	for {
-		records, err := gather(ctx, f)
+		records, err := gather(ctx, f, meal.next())
 		if err != nil {
 			return e.stopped(ctx, g, topic, err)
 		}
@@ -452,11 +453,22 @@ func (e *Engine) foldTopic(ctx context.Context, g *generation, topic string) err
 			}
 			continue
 		}
-		began := time.Now()
-		if !e.step(ctx, g, topic, records, f.Position()) {
-			return nil
+		began, count := time.Now(), len(records)
+		for more := true; more; {
+			part, next := records, f.Position()
+			if n := meal.next(); len(part) > n {
+				part = part[:n]
+				next = g.after(topic, part)
+			}
+			changed := g.table.Changed()
+			if !e.step(ctx, g, topic, part, next) {
+				return nil
+			}
+			meal.ate(len(part), g.table.Changed()-changed)
+			records = records[len(part):]
+			more = len(records) > 0
 		}
-		e.metrics.applied.WithLabelValues(g.projection.Name()).Add(float64(len(records)))
+		e.metrics.applied.WithLabelValues(g.projection.Name()).Add(float64(count))
 		e.metrics.took.WithLabelValues(g.projection.Name()).Observe(time.Since(began).Seconds())
 		if f.CaughtUp() {
 			g.caughtUp(topic)
@@ -539,14 +551,14 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// gather takes what is there, and no more than a transaction should hold.
-func gather(ctx context.Context, f *eventstore.Follower) ([]*eventstore.Record, error) {
+// gather takes what is there, and not much more than most.
+func gather(ctx context.Context, f *eventstore.Follower, most int) ([]*eventstore.Record, error) {
 	b, err := f.Next(ctx)
 	if err != nil {
 		return nil, err
 	}
 	records, size := b.Records, b.Bytes()
-	for !f.CaughtUp() && len(records) < foldRecords && size < foldBytes && ctx.Err() == nil {
+	for !f.CaughtUp() && len(records) < most && size < foldBytes && ctx.Err() == nil {
 		if b, err = f.Next(ctx); err != nil {
 			return nil, err
 		}

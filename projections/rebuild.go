@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -149,6 +150,21 @@ func (e *Engine) Rebuild(ctx context.Context, names []string, perSecond int) err
 		err = errors.Join(err, e.drop(b, ""))
 	}
 	return err
+}
+
+// asked reports whether somebody reads rows at the moment. A build leaves them a core then: it doesn't read the next batch
+// while it applies one.
+func (e *Engine) asked() bool {
+	since := time.Now().Add(-time.Second).UnixNano()
+	return slices.ContainsFunc(e.views, func(v *View) bool { return v.asked.Load() > since })
+}
+
+// pagesOf is how many bytes of pages the transactions of all of a set have changed so far.
+func pagesOf(set []*build) (n int64) {
+	for _, b := range set {
+		n += b.gen.table.Changed()
+	}
+	return n
 }
 
 // takesBuilds reports an error unless the engine runs.
@@ -390,7 +406,9 @@ const (
 // batch is what a scan hands on.
 type batch struct {
 	records []*eventstore.Record
+	from    eventstore.Position
 	next    eventstore.Position
+	applied chan struct{} // closed when it is
 }
 
 // scan reads topic once and applies it to every generation of the set, reading ahead by a batch. A generation that fails
@@ -436,10 +454,10 @@ func (e *Engine) scan(ctx context.Context, topic string, set []*build) error {
 	} else if err != nil {
 		return fmt.Errorf("scan %s: %w", topic, err)
 	}
-	limit, most, left := rate.NewLimiter(rate.Inf, 0), scanRecords, int64(scanRest)
+	limit, meal, left := rate.NewLimiter(rate.Inf, 0), newAppetite(scanRecords), int64(scanRest)
 	if perSecond > 0 { // a step a second, so that it can be seen to go on
 		limit = rate.NewLimiter(rate.Limit(perSecond), perSecond)
-		most, left = min(most, perSecond), min(left, int64(perSecond))
+		meal, left = newAppetite(min(scanRecords, perSecond)), min(left, int64(perSecond))
 	}
 	reading, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -455,6 +473,14 @@ func (e *Engine) scan(ctx context.Context, topic string, set []*build) error {
 			}
 			select {
 			case batches <- b:
+			case <-reading.Done():
+				return reading.Err()
+			}
+			if !e.asked() {
+				return nil // and read the next while this one is applied
+			}
+			select {
+			case <-b.applied:
 				return nil
 			case <-reading.Done():
 				return reading.Err()
@@ -462,7 +488,7 @@ func (e *Engine) scan(ctx context.Context, topic string, set []*build) error {
 		}
 		if replica != nil {
 			for !replica.CaughtUp() {
-				b, err := ahead(reading, replica, most)
+				b, err := ahead(reading, replica, meal.next())
 				if err == nil {
 					err = give(b)
 				}
@@ -476,7 +502,7 @@ func (e *Engine) scan(ctx context.Context, topic string, set []*build) error {
 			}
 		}
 		for rest(log.TailEnd(topic), follower.Position()) > left {
-			b, err := ahead(reading, follower, most)
+			b, err := ahead(reading, follower, meal.next())
 			if err == nil {
 				err = give(b)
 			}
@@ -492,7 +518,13 @@ func (e *Engine) scan(ctx context.Context, topic string, set []*build) error {
 		select {
 		case b, ok := <-batches:
 			if more = ok; ok {
-				open = e.applyAll(topic, open, b)
+				for part := range b.parts(meal) {
+					changed := pagesOf(open)
+					going := e.applyAll(topic, open, part)
+					meal.ate(len(part.records), pagesOf(open)-changed)
+					open = going
+				}
+				close(b.applied)
 			}
 		case <-look.C:
 			open = slices.DeleteFunc(open, (*build).canceled)
@@ -549,7 +581,7 @@ func (e *Engine) replica(topic string, from eventstore.Position) (*eventstore.Re
 
 // ahead gathers a batch of about most records.
 func ahead(ctx context.Context, f source, most int) (out batch, err error) {
-	size := int64(0)
+	size, from := int64(0), f.Position().Clone()
 	for {
 		b, err := f.Next(ctx)
 		if err != nil {
@@ -558,7 +590,7 @@ func ahead(ctx context.Context, f source, most int) (out batch, err error) {
 		out.records = append(out.records, b.Records...)
 		size += b.Bytes()
 		if f.CaughtUp() || len(out.records) >= most || size >= scanBytes {
-			out.next = f.Position().Clone()
+			out.from, out.next, out.applied = from, f.Position().Clone(), make(chan struct{})
 			return out, nil
 		}
 	}
@@ -608,6 +640,23 @@ func (e *Engine) applyAll(topic string, set []*build, b batch) (open []*build) {
 		}
 	}
 	return open
+}
+
+// parts are a batch in pieces that a transaction may take. A fetch brings more at once than that.
+func (b batch) parts(meal *appetite) iter.Seq[batch] {
+	return func(yield func(batch) bool) {
+		for n := meal.next(); len(b.records) > n; n = meal.next() {
+			part := batch{records: b.records[:n], next: b.from.Clone()}
+			for _, r := range part.records {
+				part.next.Next[r.Partition] = r.Offset + 1
+			}
+			if !yield(part) {
+				return
+			}
+			b.records, b.from = b.records[n:], part.next
+		}
+		yield(b)
+	}
 }
 
 // covered reports whether all records of b come after at.

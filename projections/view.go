@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/penstock-io/penstock/domain"
 	"github.com/penstock-io/penstock/eventstore"
@@ -26,8 +27,9 @@ type View struct {
 
 	mu    sync.Mutex
 	files serving
-	build *build // the generation that is built beside, nil for none
-	past  string // how the last build ended that didn't end well
+	build *build       // the generation that is built beside, nil for none
+	asked atomic.Int64 // when rows were last asked for, in Unix nanoseconds
+	past  string       // how the last build ended that didn't end well
 }
 
 // journalReads bounds how many clients hold the rows of a journal read at once; the others wait.
@@ -51,6 +53,7 @@ func (v *View) readOwn(f func(*eventstore.Tx) error) error {
 }
 
 func (v *View) readOf(f func(*generation) func(*eventstore.Tx) error) error {
+	v.asked.Store(time.Now().UnixNano())
 	for {
 		g := v.now()
 		if !g.isBuilt() {
