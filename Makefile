@@ -1,8 +1,8 @@
-.PHONY: test check unit kafka bench crash faults faults-short switches fuzz
-# What CI runs: static checks, every test under the race detector, and the tests of the engines and of a whole node
-# once more against a real Kafka that is started for it. Without Java and Maven the last part is skipped, with a line
-# that says so; with CI=true a skip is a failure.
-test: check unit kafka
+.PHONY: test check unit browser kafka bench crash faults faults-short switches fuzz
+# What CI runs: static checks, every test under the race detector, the TypeScript client in a real Chromium, and the tests of
+# the engines, of a whole node and of the browser once more against a real Kafka that is started for it. Without Node.js and
+# Chromium, or without Java and Maven, that part is skipped, with a line that says so; with CI=true a skip is a failure.
+test: check unit browser kafka
 
 check: ## vet and staticcheck
 	go vet ./...
@@ -11,9 +11,20 @@ check: ## vet and staticcheck
 unit: ## all tests, on the embedded broker
 	go test -race ./...
 
+bin/penstock: FORCE
+	go build -o $@ ./cmd/penstock
+FORCE:
+
+BROWSER_TESTS = cd client/ts && npm ci --no-audit --no-fund --silent && npm test
+browser: bin/penstock ## client/ts, and what browsers do; needs Node.js 20, npm, openssl and Chromium
+	@missing=$$(for c in node npm openssl $${CHROMIUM:-chromium}; do command -v $$c >/dev/null || printf '%s ' $$c; done); \
+	if [ -z "$$missing" ]; then $(BROWSER_TESTS); \
+	elif [ "$$CI" = true ]; then echo "missing: $$missing" >&2; exit 2; \
+	else echo "skipped: tests in a browser (missing: $$missing)"; fi
+
 KAFKA_TESTS = ./eventstore ./commands ./projections ./replays ./faults .
 kafka: ## the same engine tests, and whole nodes, on a real Kafka
-	@deploy/kafka/kafka run -- go test -race -count=1 -timeout 8m $(KAFKA_TESTS); status=$$?; \
+	@deploy/kafka/kafka run -- sh -c 'go test -race -count=1 -timeout 8m $(KAFKA_TESTS) && $(MAKE) --no-print-directory browser'; status=$$?; \
 	if [ $$status -eq 3 ] && [ "$$CI" != true ]; then echo "skipped: tests against a real Kafka (see the line above for what is missing)"; \
 	else exit $$status; fi
 

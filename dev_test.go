@@ -2,6 +2,7 @@ package penstock_test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/penstock-io/penstock"
 	"github.com/penstock-io/penstock/eventstore/eventstoretest"
 	"github.com/penstock-io/penstock/ingress"
@@ -271,6 +273,30 @@ auth:
 	}
 	if a := get(t, base+"/v1/events", "Accept", "text/event-stream"); a.status != 401 {
 		t.Errorf("a feed without a token: %s", a)
+	}
+	// A page in a browser can't give a WebSocket headers.
+	for _, c := range []struct {
+		protocol string
+		want     int
+	}{
+		{"penstock.bearer.", 401},
+		{"penstock.bearer.the-first-token-of-this-test", 401},
+		{"penstock.bearer." + base64.RawURLEncoding.EncodeToString([]byte("the-third-token-of-this-test")), 401},
+		{"penstock.bearer." + base64.RawURLEncoding.EncodeToString([]byte("the-first-token-of-this-test")), 101},
+	} {
+		ws, resp, err := websocket.Dial(t.Context(), base+"/v1/events", &websocket.DialOptions{Subprotocols: []string{"penstock.v1", c.protocol}})
+		if resp == nil || resp.StatusCode != c.want {
+			t.Fatalf("a WebSocket with %q: %v, %v", c.protocol, resp, err)
+		}
+		if err == nil {
+			if got := ws.Subprotocol(); got != "penstock.v1" {
+				t.Errorf("the answer is %q", got)
+			}
+			ws.CloseNow()
+		}
+		if a := get(t, base+"/v1/events", "Sec-WebSocket-Protocol", "penstock.v1, "+c.protocol); a.status != 401 {
+			t.Errorf("no WebSocket with %q: %s", c.protocol, a)
+		}
 	}
 	if a := get(t, base+"/healthz"); a.status != 200 {
 		t.Errorf("/healthz: %s", a)

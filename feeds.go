@@ -45,7 +45,7 @@ func problemDocument(err error) (int, []byte) {
 // principal names the token that a request came with by its place in the configuration.
 func (n *Node) principal(r *http.Request) string {
 	tokens := n.auth.Load()
-	text, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	text, ok := bearer(r)
 	if !ok || tokens == nil {
 		return ""
 	}

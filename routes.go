@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"fmt"
 	"maps"
 	"net"
@@ -86,8 +87,28 @@ func (n *Node) guard(next http.Handler) http.Handler {
 	})
 }
 
+// bearerProtocol begins what a page in a browser offers besides a subprotocol, because it can't give a WebSocket headers: the
+// token in base64url without padding. The node never chooses it, so it is not in the answer.
+const bearerProtocol = "penstock.bearer."
+
+// bearer returns the token that a request came with.
+func bearer(r *http.Request) (token string, ok bool) {
+	if token, ok = strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return token, ok
+	}
+	for _, offered := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for protocol := range strings.SplitSeq(offered, ",") {
+			if text, ok := strings.CutPrefix(strings.TrimSpace(protocol), bearerProtocol); ok {
+				b, err := base64.RawURLEncoding.DecodeString(text)
+				return string(b), err == nil
+			}
+		}
+	}
+	return "", false
+}
+
 func authorized(tokens [][32]byte, r *http.Request) bool {
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	token, ok := bearer(r)
 	if !ok {
 		return false
 	}
