@@ -1,6 +1,13 @@
 package projections
 
-import "testing"
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/penstock-io/penstock/eventstore"
+)
 
 func TestATransactionTakesWhatFits(t *testing.T) {
 	meal := newAppetite(50_000)
@@ -32,5 +39,42 @@ func TestATransactionTakesWhatFits(t *testing.T) {
 	}
 	if slow := newAppetite(7); slow.next() != 7 {
 		t.Errorf("%d records, want no more than the rate allows", slow.next())
+	}
+}
+
+// TestPartsAreTheBatch: whatever the appetite, the parts are all records in their order, and each ends after its own.
+func TestPartsAreTheBatch(t *testing.T) {
+	seed := time.Now().UnixNano()
+	r := rand.New(rand.NewPCG(uint64(seed), 1))
+	for range 200 {
+		b := batch{from: eventstore.Position{Next: []int64{5, 0, 7}}}
+		b.next = b.from.Clone()
+		for range r.IntN(40) {
+			p := r.Int32N(3)
+			b.next.Next[p] += r.Int64N(3) // markers take offsets
+			b.records = append(b.records, &eventstore.Record{Partition: p, Offset: b.next.Next[p]})
+			b.next.Next[p]++
+		}
+		b.next.Next[1] += 4 // and stand at the end
+		meal := newAppetite(50)
+		at, got := b.from.Clone(), []*eventstore.Record(nil)
+		for part := range b.parts(meal) {
+			for _, rec := range part.records {
+				if rec.Offset < at.Next[rec.Partition] {
+					t.Fatalf("seed %d: a record stands before its part", seed)
+				}
+				if rec.Offset >= part.next.Next[rec.Partition] {
+					t.Fatalf("seed %d: a part ends before its record", seed)
+				}
+			}
+			if !part.next.Covers(at) {
+				t.Fatalf("seed %d: from %v back to %v", seed, at, part.next)
+			}
+			at, got = part.next, append(got, part.records...)
+			meal.most.Store(1 + r.Int64N(9))
+		}
+		if !slices.Equal(got, b.records) || !slices.Equal(at.Next, b.next.Next) {
+			t.Fatalf("seed %d: %d of %d records, at %v instead of %v", seed, len(got), len(b.records), at, b.next)
+		}
 	}
 }
