@@ -56,7 +56,7 @@ func TestPartsAreTheBatch(t *testing.T) {
 			b.next.Next[p]++
 		}
 		b.next.Next[1] += 4 // and stand at the end
-		meal := newAppetite(50)
+		meal := newAppetite(1 + r.IntN(9))
 		at, got := b.from.Clone(), []*eventstore.Record(nil)
 		for part := range b.parts(meal) {
 			for _, rec := range part.records {
