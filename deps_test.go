@@ -25,7 +25,8 @@ var ours = map[string][]string{
 	"replays":                    {"domain", "eventstore", "projections"},
 	"api":                        {"domain", "eventstore", "ingress", "commands", "projections", "egress", "replays"},
 	"web":                        {},
-	"":                           {"domain", "eventstore", "ingress", "commands", "projections", "egress", "replays", "api", "web"},
+	"client":                     {},
+	"":                           {"domain", "eventstore", "ingress", "commands", "projections", "egress", "replays", "api", "web", "client"},
 	"cmd/penstock":               {"", "domain", "domain/billing", "projections", "projections/balances"},
 }
 
@@ -37,7 +38,7 @@ var others = []struct {
 }{
 	{"github.com/twmb/franz-go", []string{"eventstore"}, "Kafka has one address: what is asked of it, and how its errors are read, is decided once"},
 	{"go.etcd.io/bbolt", []string{"eventstore"}, "rows and position change in one transaction; only Table can promise that"},
-	{"net/http", []string{"ingress", "egress", "api", "web", ""}, "the engines are used without HTTP, and tested so"},
+	{"net/http", []string{"ingress", "egress", "api", "web", "client", ""}, "the engines are used without HTTP, and tested so"},
 	{"github.com/danielgtaylor/huma", []string{"api"}, "one package describes the REST surface"},
 	{"cel.dev/cel-go", []string{"ingress", "projections", "egress"}, "expressions belong to what operators configure"},
 	{"github.com/spf13/cobra", []string{""}, "the command line is one place"},

@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/penstock-io/penstock/client"
 	"github.com/spf13/cobra"
 )
 
@@ -23,32 +23,14 @@ type listener struct {
 	remote
 	sources, types, streams []string
 	from, cursorFile        string
+	transport               string
 	forward                 *forwarder // nil to show events only
 
 	out, say     io.Writer
+	cursor       string // after the last message that was handled
 	saved        string // cursor in the file
 	savedAt      time.Time
 	shown, given int // events handled, and those among them whose forward was given up
-}
-
-// heardEvent is what listen reads of an event.
-type heardEvent struct {
-	ID              string
-	Type            string
-	Source          string
-	Subject         string
-	Time            time.Time
-	StreamVersion   uint64
-	DataContentType string
-	DeliveryID      string
-	CorrelationID   string
-	CausationID     string
-	TraceParent     string
-	Verification    string
-	Data            json.RawMessage
-	DataBase64      []byte `json:"data_base64"`
-
-	raw []byte
 }
 
 func listenCommand() *cobra.Command {
@@ -82,6 +64,7 @@ func listenCommand() *cobra.Command {
 	f.StringSliceVar(&l.types, "type", nil, "only of these types; * stands for any characters")
 	f.StringSliceVar(&l.streams, "stream", nil, "only of these streams; a * at the end makes it a beginning")
 	f.StringVar(&l.from, "from", "latest", "where to begin: earliest, latest, a time or a cursor; a cursor file goes first")
+	f.StringVar(&l.transport, "transport", "auto", "websocket, sse or long-poll; auto takes the first that gets through")
 	f.StringVar(&l.cursorFile, "cursor-file", "", "file that remembers how far it came")
 	f.StringVar(&to, "forward", "", "URL to send each event to")
 	f.StringVar(&resign, "resign", "", "reference to a secret to sign forwards with, in place of the provider's signature")
@@ -93,14 +76,16 @@ func listenCommand() *cobra.Command {
 
 // run follows until ctx ends, which is no failure.
 func (l *listener) run(ctx context.Context) (err error) {
-	feed, err := l.feed()
+	feed, options, err := l.feed()
 	if err != nil {
 		return err
 	}
-	err = feed.follow(ctx, func(b feedBlock) error { return l.handle(ctx, b) })
-	err = errors.Join(err, l.save(feed.cursor))
-	switch {
-	case ctx.Err() != nil && errors.Is(err, ctx.Err()), errors.Is(err, errFeedDone):
+	err = client.Follow(ctx, feed, options, func(m client.Message) error { return l.handle(ctx, m) })
+	if r, ok := errors.AsType[*client.Refused](err); ok {
+		err = refusedFeed(r)
+	}
+	err = errors.Join(err, l.save())
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
 	}
 	if l.forward != nil && l.given > 0 {
@@ -110,7 +95,7 @@ func (l *listener) run(ctx context.Context) (err error) {
 }
 
 // feed is the feed that the flags ask for.
-func (l *listener) feed() (*feedClient, error) {
+func (l *listener) feed() (feed string, o client.Options, err error) {
 	q := url.Values{"type": l.types, "stream": l.streams}
 	for _, s := range l.sources {
 		if !strings.HasPrefix(s, "/") {
@@ -118,107 +103,93 @@ func (l *listener) feed() (*feedClient, error) {
 		}
 		q.Add("source", s)
 	}
-	cursor, err := l.load()
-	if err != nil {
-		return nil, err
+	o = client.Options{Transport: client.Transport(l.transport), Notice: l.notice}
+	if o.Cursor, err = l.load(); err != nil {
+		return "", o, err
 	}
 	switch _, timeErr := time.Parse(time.RFC3339, l.from); {
-	case cursor != "":
+	case o.Cursor != "":
 	case l.from == "earliest", l.from == "latest", strings.HasPrefix(l.from, "-"), timeErr == nil:
-		q.Set("from", l.from)
+		o.From = l.from
 	default:
-		cursor = l.from
-	}
-	feed := &feedClient{
-		url: strings.TrimSuffix(l.url, "/") + "/v1/events?" + q.Encode(), header: http.Header{}, cursor: cursor,
-		// Whoever redirects is not the node, and would get the token.
-		client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		lost: func(why error, wait time.Duration) {
-			fmt.Fprintf(l.say, "the connection is lost: %s; again in %s\n", cell(why.Error(), 200), wait.Round(100*time.Millisecond))
-		},
+		o.Cursor = l.from
 	}
 	if l.token != "" {
-		token, err := resolve(l.token)
-		if err != nil {
-			return nil, fmt.Errorf("--token: %w", err)
+		o.Token = func(context.Context) (string, error) { // read anew for each connection: a file may have a new one
+			token, err := resolve(l.token)
+			return string(token), err
 		}
-		feed.header.Set("Authorization", "Bearer "+string(token))
+		if _, err := resolve(l.token); err != nil {
+			return "", o, fmt.Errorf("--token: %w", err)
+		}
 	}
-	return feed, nil
+	return strings.TrimSuffix(l.url, "/") + "/v1/events?" + q.Encode(), o, nil
 }
 
-// handle deals with one block. The cursor moves only once that is done.
-func (l *listener) handle(ctx context.Context, b feedBlock) error {
-	switch {
-	case b.event == "penstock.reset":
-		return resetError(b.data)
-	case b.event != "" || len(b.data) == 0: // closing, caught up, or nothing for us
+// notice says what becomes of the connection. One that is over because feeds live only so long is made anew without a word.
+func (l *listener) notice(n client.Notice) {
+	switch n.Kind {
+	case client.Lost:
+		if c, ok := errors.AsType[*client.Closing](n.Err); ok && c.Reason == "lifetime" {
+			return
+		}
+		fmt.Fprintf(l.say, "the connection is lost: %s; again in %s\n", cell(n.Err.Error(), 200), n.Wait.Round(100*time.Millisecond))
+	case client.Switched:
+		fmt.Fprintf(l.say, "%s does not get through: %s; %s instead\n", n.Transport, cell(n.Err.Error(), 200), n.Next)
+	}
+}
+
+// refusedFeed says why a feed can't begin or go on, and what to do.
+func refusedFeed(r *client.Refused) error {
+	switch r.Kind() {
+	case "expired", "reset", "future":
 	default:
-		if err := l.event(ctx, b.data); err != nil {
-			return err
-		}
-		l.shown++
-		if l.forward != nil {
-			return l.save(b.id)
-		}
+		return errors.New(cell(r.Error(), 400))
 	}
-	if time.Since(l.savedAt) > time.Second {
-		return l.save(b.id)
-	}
-	return nil
-}
-
-// resetError says why a feed can't go on, and what to do.
-func resetError(data []byte) error {
-	var why struct{ Reason, Earliest string }
-	if json.Unmarshal(data, &why) != nil || why.Reason == "" {
-		return errors.New("the node can't go on from the cursor")
-	}
-	text := fmt.Sprintf("the node can't go on from the cursor (%s): events may be missing", cell(why.Reason, 40))
-	if why.Earliest != "" {
+	text := fmt.Sprintf("the node can't go on from the cursor (%s): events may be missing", r.Kind())
+	if r.Earliest != "" {
 		text += "; begin again with --from earliest and another cursor file"
 	}
 	return errors.New(text)
 }
 
-func (l *listener) event(ctx context.Context, data []byte) error {
-	e := heardEvent{raw: data}
-	if err := json.Unmarshal(data, &e); err != nil || e.ID == "" {
-		return fmt.Errorf("%s sends something that is no event: %w", l.url, errors.Join(err))
+// handle deals with one message. The cursor moves only once that is done.
+func (l *listener) handle(ctx context.Context, m client.Message) error {
+	if m.Kind == client.KindEvent {
+		if err := l.event(ctx, m); err != nil {
+			return err
+		}
+		l.shown++
+	}
+	if m.Cursor != "" {
+		l.cursor = m.Cursor
+	}
+	if l.forward != nil && m.Kind == client.KindEvent || time.Since(l.savedAt) > time.Second {
+		return l.save()
+	}
+	return nil
+}
+
+func (l *listener) event(ctx context.Context, m client.Message) error {
+	e, err := m.Event()
+	if err != nil {
+		return fmt.Errorf("%s sends something that is no event: %w", l.url, err)
 	}
 	if l.forward != nil {
-		return l.pass(ctx, e)
+		return l.pass(ctx, &e)
 	}
 	if l.raw {
-		_, err := fmt.Fprintf(l.out, "%s\n", data)
+		_, err := fmt.Fprintf(l.out, "%s\n", m.Data)
 		return err
 	}
-	_, err := fmt.Fprintln(l.out, e)
+	_, err = fmt.Fprintln(l.out, eventLine(&e))
 	return err
 }
 
-// String is an event in one line.
-func (e heardEvent) String() string {
+// eventLine is an event in one line.
+func eventLine(e *client.CloudEvent) string {
 	return fmt.Sprintf("%s  %s  %s #%d  %s  %s", e.Time.Local().Format(time.DateTime), cell(e.Type, 100), cell(e.Subject, 200),
-		e.StreamVersion, cell(e.ID, 80), size(len(e.body())))
-}
-
-// body is the event's content, as exact as the event has it: JSON comes without insignificant white space.
-func (e heardEvent) body() []byte {
-	if len(e.DataBase64) > 0 {
-		return e.DataBase64
-	}
-	var text string
-	if len(e.Data) > 0 && e.Data[0] == '"' && !isJSON(e.DataContentType) && json.Unmarshal(e.Data, &text) == nil {
-		return []byte(text)
-	}
-	return e.Data
-}
-
-func isJSON(contentType string) bool {
-	media, _, _ := strings.Cut(strings.ToLower(contentType), ";")
-	media = strings.TrimSpace(media)
-	return media == "" || media == "application/json" || media == "text/json" || strings.HasSuffix(media, "+json")
+		e.StreamVersion, cell(e.ID, 80), size(len(e.Body())))
 }
 
 func size(n int) string {
@@ -229,7 +200,7 @@ func size(n int) string {
 }
 
 // pass forwards an event and says what became of it.
-func (l *listener) pass(ctx context.Context, e heardEvent) error {
+func (l *listener) pass(ctx context.Context, e *client.CloudEvent) error {
 	done, err := l.forward.pass(ctx, e, func(try passed) {
 		if !l.raw {
 			fmt.Fprintf(l.say, "%s: %s; again in %s\n", cell(e.ID, 80), cell(try.what(), 200), try.wait.Round(100*time.Millisecond))
@@ -249,7 +220,7 @@ func (l *listener) pass(ctx context.Context, e heardEvent) error {
 		_, err = fmt.Fprintf(l.out, "%s\n", b)
 		return err
 	}
-	_, err = fmt.Fprintf(l.out, "%s → %s\n", e, cell(done.what(), 300))
+	_, err = fmt.Fprintf(l.out, "%s → %s\n", eventLine(e), cell(done.what(), 300))
 	return err
 }
 
@@ -274,7 +245,8 @@ func (l *listener) load() (string, error) {
 }
 
 // save replaces the cursor file whole, so that it always holds a cursor.
-func (l *listener) save(cursor string) error {
+func (l *listener) save() error {
+	cursor := l.cursor
 	l.savedAt = time.Now()
 	if l.cursorFile == "" || cursor == "" || cursor == l.saved {
 		return nil

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock-io/penstock/client"
 	"github.com/penstock-io/penstock/ingress"
 )
 
@@ -21,7 +22,7 @@ import (
 type forwarder struct {
 	node   *remote // where the exact requests are
 	to     string
-	sign   func(*http.Request, []byte, heardEvent, time.Time) error // nil to leave signatures as they are
+	sign   func(*http.Request, []byte, *client.CloudEvent, time.Time) error // nil to leave signatures as they are
 	tries  int
 	stop   bool // when all tries failed
 	client *http.Client
@@ -85,7 +86,7 @@ func newForwarder(node *remote, to, resign, provider, onFailure string, tries in
 	if err != nil {
 		return nil, fmt.Errorf("--resign: %w", err)
 	}
-	f.sign = func(r *http.Request, body []byte, e heardEvent, now time.Time) error {
+	f.sign = func(r *http.Request, body []byte, e *client.CloudEvent, now time.Time) error {
 		return signAs(row, ingress.Secret(secret), r, body, e.ID, now)
 	}
 	return f, nil
@@ -93,7 +94,7 @@ func newForwarder(node *remote, to, resign, provider, onFailure string, tries in
 
 // pass tries until the program takes the event, at most so often. An error is a reason to end: ctx, or an event that
 // is not to be skipped.
-func (f *forwarder) pass(ctx context.Context, e heardEvent, failed func(passed)) (passed, error) {
+func (f *forwarder) pass(ctx context.Context, e *client.CloudEvent, failed func(passed)) (passed, error) {
 	req, err := f.request(ctx, e)
 	if err != nil {
 		return passed{}, err
@@ -121,7 +122,7 @@ func (f *forwarder) pass(ctx context.Context, e heardEvent, failed func(passed))
 }
 
 // try sends the event once. What goes wrong over there is in p; an error is ours.
-func (f *forwarder) try(ctx context.Context, req forwarded, e heardEvent, p *passed) error {
+func (f *forwarder) try(ctx context.Context, req forwarded, e *client.CloudEvent, p *passed) error {
 	r, err := http.NewRequestWithContext(ctx, cmp.Or(req.method, http.MethodPost), f.to, bytes.NewReader(req.body))
 	if err != nil {
 		return err
@@ -169,8 +170,8 @@ type forwarded struct {
 var notPassed = []string{"Host", "Connection", "Content-Length", "Content-Encoding", "Transfer-Encoding", "Cookie", "Authorization"}
 
 // request makes the request for an event: a delivery's own, or else the event itself.
-func (f *forwarder) request(ctx context.Context, e heardEvent) (forwarded, error) {
-	req := forwarded{header: http.Header{}, body: e.body()}
+func (f *forwarder) request(ctx context.Context, e *client.CloudEvent) (forwarded, error) {
+	req := forwarded{header: http.Header{}, body: e.Body()}
 	if e.DataContentType != "" {
 		req.header.Set("Content-Type", e.DataContentType)
 	}
@@ -237,7 +238,7 @@ func headerText(s string) string {
 // original asks the node for a delivery's request. One that has left the inbox is not found. A node that is away for a
 // moment is asked again, as long as it takes: what is forwarded must not depend on the moment. Nor must it on which of
 // two folds is faster: the delivery log may know of an event a little later than its feed.
-func (f *forwarder) original(ctx context.Context, source string, e heardEvent) (o original, found bool, err error) {
+func (f *forwarder) original(ctx context.Context, source string, e *client.CloudEvent) (o original, found bool, err error) {
 	quiet := *f.node
 	quiet.raw = false
 	path := "/v1/deliveries/" + url.PathEscape(source) + "/" + url.PathEscape(e.DeliveryID) + "/request"

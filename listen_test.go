@@ -334,3 +334,28 @@ func TestListenOutlivesTheNode(t *testing.T) {
 		t.Errorf("forwarded %q, want %q", got, want)
 	}
 }
+
+// TestListenOverEachTransport: what is shown doesn't depend on how it came, nor does the file that remembers it.
+func TestListenOverEachTransport(t *testing.T) {
+	n := startNode(t, nodeConfig(t))
+	file := filepath.Join(t.TempDir(), "cursor")
+	var want string
+	for i, way := range []string{"sse", "long-poll", "websocket", "auto"} {
+		n.issue(t, fmt.Sprintf("d-%d", i), `{"action":"opened","repository":{"full_name":"octo/hello"}}`)
+		all := listen(t, "--url", n.URL(), "--from", "earliest", "--source", "github", "--json", "--transport", way)
+		eventstoretest.Until(t, "all are shown", func() bool { return strings.Count(all.stdout.String(), "\n") == i+1 })
+		if got := all.stdout.String(); !strings.HasPrefix(got, want) {
+			t.Errorf("%s shows %s, want %s first", way, got, want)
+		} else {
+			want = got
+		}
+		l := listen(t, "--url", n.URL(), "--from", "earliest", "--source", "github", "--json", "--transport", way, "--cursor-file", file)
+		eventstoretest.Until(t, "the new one is shown", func() bool { return strings.Contains(l.stdout.String(), "\n") })
+		if code := l.stop(t); code != 0 || strings.Count(l.stdout.String(), "\n") != 1 || !strings.HasSuffix(want, l.stdout.String()) {
+			t.Errorf("%s: exit code %d, shown %s", way, code, l.stdout.String())
+		}
+	}
+	if s := command(t, "listen", "--url", n.URL(), "--transport", "pigeon"); s.code != 1 || !strings.Contains(s.stderr, "pigeon") {
+		t.Errorf("%+v", s)
+	}
+}

@@ -26,7 +26,7 @@ func (f *Feeds) SSE(w http.ResponseWriter, r *http.Request, sub *Subscription) {
 		f.refuseError(w, domain.Invalidf("limit", "an EventSource would come back for more; end the feed with until"))
 		return
 	}
-	if sub.Ended() {
+	if sub.Ended() && sub.Gap == nil { // a gap has to be told, also where nothing comes after it
 		w.Header().Set("Cache-Control", "no-store")
 		w.WriteHeader(http.StatusNoContent)
 		return
