@@ -18,8 +18,13 @@ import (
 	"github.com/penstock-io/penstock/eventstore"
 )
 
-// feedStart bounds what is asked of Kafka before a feed begins.
-const feedStart = 10 * time.Second
+const (
+	// feedStart bounds what is asked of Kafka before a feed begins.
+	feedStart = 10 * time.Second
+	// unanswered is how long a client is believed in that acknowledges nothing. With the 15 seconds after which a feed
+	// says something at the latest, a client that vanished is cut within 45.
+	unanswered = 30 * time.Second
+)
 
 // newFeeds builds the feeds under the limits of the configuration.
 func (n *Node) newFeeds() (*egress.Feeds, error) {

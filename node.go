@@ -62,6 +62,8 @@ type Node struct {
 	feeds    *egress.Feeds
 	since    time.Time
 
+	unanswered time.Duration // see bounded
+
 	reloading sync.Mutex
 	reloads   *prometheus.CounterVec
 	load      func() (Config, error) // reads the configuration file again; nil without one
@@ -81,6 +83,7 @@ func NewNode(cfg Config, app App, logger *slog.Logger) (*Node, error) {
 	}
 	return &Node{
 		cfg: cfg, app: app, logger: logger, started: make(chan struct{}), metrics: prometheus.NewRegistry(), reloads: newReloads(),
+		unanswered: unanswered,
 	}, nil
 }
 
@@ -102,7 +105,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer unlock()
-	listener, err := (&net.ListenConfig{Control: vanish}).Listen(ctx, "tcp", n.cfg.Listen)
+	listener, err := (&net.ListenConfig{Control: bounded(n.unanswered)}).Listen(ctx, "tcp", n.cfg.Listen)
 	if err != nil {
 		return &startError{flag: "--listen", err: fmt.Errorf("HTTP can't listen on %s: %w", n.cfg.Listen, cause(err))}
 	}

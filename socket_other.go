@@ -2,7 +2,10 @@
 
 package penstock
 
-import "syscall"
+import (
+	"syscall"
+	"time"
+)
 
-// vanish does nothing here: the system's own time until a vanished client is given up holds.
-func vanish(_, _ string, _ syscall.RawConn) error { return nil }
+// bounded does nothing here: the system's own time until a vanished client is given up holds, and its own buffers.
+func bounded(time.Duration) func(_, _ string, _ syscall.RawConn) error { return nil }

@@ -16,7 +16,8 @@ import (
 // being asked, so a slow caller costs nothing. Not for concurrent use; nothing to close, but every batch wants its Done.
 type Follower struct {
 	log   *Log
-	lease bool // batches of its own hold a slot until they are Done
+	lease bool  // batches of its own are paid for until they are Done
+	share int64 // bytes that it asks for next
 	topic string
 	tail  *Tail
 	at    TailReader
@@ -55,11 +56,10 @@ func (l *Log) Follow(ctx context.Context, topic string, from Position) (*Followe
 	return &Follower{log: l, topic: topic, tail: tail, at: TailReader{At: from.Clone()}}, nil
 }
 
-// Leased makes f one of those that share FetchSlots: at most that many batches of older records are out at once, however
-// many followers there are and however slowly they use what they got. The others wait. For whoever serves clients; the
-// engines of a node are few, use a batch at once, and must not wait for clients.
+// Leased makes f one of those that share FetchSlots; see borrow. For whoever serves clients; the engines of a node are
+// few, use a batch at once, and must not wait for clients.
 func (f *Follower) Leased() *Follower {
-	f.lease = true
+	f.lease, f.share = true, firstShare
 	return f
 }
 
@@ -94,28 +94,20 @@ func (f *Follower) catchUp(ctx context.Context) (*Batch, error) {
 	if !f.lease {
 		return f.read(ctx)
 	}
-	select {
-	case f.log.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	b, err := f.read(ctx)
-	if err != nil {
-		<-f.log.slots
-		return nil, err
-	}
-	b.Release = func() { <-f.log.slots }
-	return b, nil
+	return f.borrow(ctx)
 }
 
-func (f *Follower) read(ctx context.Context) (*Batch, error) {
+func (f *Follower) read(ctx context.Context) (*Batch, error) { return f.readUpTo(ctx, 0) }
+
+// readUpTo fetches once, and again while what fails passes by itself. A limit other than 0 is that of fetch.
+func (f *Follower) readUpTo(ctx context.Context, limit int64) (*Batch, error) {
 	for try := 0; ; try++ {
 		start, _ := f.tail.Reach()
 		leaderAge := 10 * time.Second
 		if try > 0 {
 			leaderAge = time.Millisecond // the leaders we believed in may be the reason
 		}
-		b, err := f.log.fetch(ctx, f.topic, f.at.At, start, leaderAge)
+		b, err := f.log.fetch(ctx, f.topic, f.at.At, start, leaderAge, limit)
 		if err == nil {
 			f.at = TailReader{At: b.Next}
 			return b, nil
@@ -158,13 +150,21 @@ const (
 )
 
 // fetch reads the partitions in which at is behind until, from their leaders, once. A raw fetch instead of a client
-// for each reader: it keeps no session, buffers nothing ahead, and its answer says exactly how far it got.
-func (l *Log) fetch(ctx context.Context, topic string, at, until Position, leaderAge time.Duration) (*Batch, error) {
-	records, next, err := l.fetchRaw(ctx, topic, at, until, leaderAge)
+// for each reader: it keeps no session, buffers nothing ahead, and its answer says exactly how far it got. A limit other
+// than 0 bounds what is returned, in bytes of records as they are when decompressed; a larger record comes alone.
+func (l *Log) fetch(ctx context.Context, topic string, at, until Position, leaderAge time.Duration, limit int64) (*Batch, error) {
+	bytes := int32(fetchBytes)
+	if limit > 0 {
+		bytes = int32(min(fetchBytes, limit))
+	}
+	records, next, err := l.fetchUpTo(ctx, topic, at, until, leaderAge, bytes)
 	if err != nil {
 		return nil, err
 	}
 	b := &Batch{Next: next}
+	if limit > 0 {
+		records = b.cut(records, limit)
+	}
 	for _, r := range records {
 		if rec := l.decode(r); rec != nil {
 			b.Records = append(b.Records, rec)
@@ -174,6 +174,13 @@ func (l *Log) fetch(ctx context.Context, topic string, at, until Position, leade
 }
 
 func (l *Log) fetchRaw(ctx context.Context, topic string, at, until Position, leaderAge time.Duration) (records []*kgo.Record, end Position, err error) {
+	return l.fetchUpTo(ctx, topic, at, until, leaderAge, fetchBytes)
+}
+
+// fetchUpTo asks each leader for so many bytes, as they are stored.
+func (l *Log) fetchUpTo(
+	ctx context.Context, topic string, at, until Position, leaderAge time.Duration, bytes int32,
+) (records []*kgo.Record, end Position, err error) {
 	end = at.Clone()
 	leaders, err := l.leaders(ctx, topic, leaderAge)
 	if err != nil {
@@ -189,7 +196,7 @@ func (l *Log) fetchRaw(ctx context.Context, topic string, at, until Position, le
 			return nil, end, &retryFetch{unavailable(fmt.Sprintf("partition %d of %s has no leader", p, topic), nil)}
 		}
 		fp := kmsg.NewFetchRequestTopicPartition()
-		fp.Partition, fp.FetchOffset, fp.PartitionMaxBytes = int32(p), next, fetchPartitionBytes
+		fp.Partition, fp.FetchOffset, fp.PartitionMaxBytes = int32(p), next, min(fetchPartitionBytes, bytes)
 		if until.Next[p] == next+1 {
 			fp.PartitionMaxBytes = 1 // a single record: the batch that it is in comes whole all the same
 		}
@@ -199,7 +206,7 @@ func (l *Log) fetchRaw(ctx context.Context, topic string, at, until Position, le
 	for leader, parts := range behind {
 		req := kmsg.NewPtrFetchRequest()
 		req.ReplicaID, req.IsolationLevel, req.SessionEpoch = -1, 1, -1
-		req.MaxWaitMillis, req.MinBytes, req.MaxBytes = 0, 1, fetchBytes
+		req.MaxWaitMillis, req.MinBytes, req.MaxBytes = 0, 1, bytes
 		t := kmsg.NewFetchRequestTopic()
 		t.Topic, t.TopicID, t.Partitions = topic, l.ids[topic], parts
 		req.Topics = append(req.Topics, t)

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 )
 
 // MaxRecordBytes bounds one record, and so every body: the largest provider (GitHub) sends up to 25 MB.
@@ -30,8 +31,8 @@ type Config struct {
 	Replication int16
 	// TailBytes bounds the in-memory tail of each followed topic. Default 64 MiB.
 	TailBytes int64
-	// FetchSlots bounds how many batches of older records clients hold at once, each of up to 2 MiB (or one larger
-	// record). Default 32.
+	// FetchSlots bounds how many fetches of older records are made for clients at once, and how many bytes of them
+	// clients hold: 2 MiB for each slot, or one larger record. Default 32.
 	FetchSlots int
 	Logger     *slog.Logger
 	Metrics    prometheus.Registerer // nil for none
@@ -70,8 +71,9 @@ type Log struct {
 	cluster    string
 	partitions int32
 	ids        map[string][16]byte
-	tails      map[string]*Tail // events and outcomes
-	slots      chan struct{}
+	tails      map[string]*Tail    // events and outcomes
+	slots      chan struct{}       // fetches that are made for clients
+	lent       *semaphore.Weighted // bytes that clients hold; see borrow
 	hash       kgo.TopicPartitioner
 
 	stableLag *prometheus.GaugeVec
@@ -89,6 +91,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	l := &Log{
 		Topics: topicsOf(cfg.Prefix), cfg: cfg, slots: make(chan struct{}, cfg.FetchSlots),
+		lent: semaphore.NewWeighted(int64(cfg.FetchSlots) * fetchBytes),
 		hash: kgo.StickyKeyPartitioner(nil).ForTopic(""), tails: map[string]*Tail{},
 		lookNow: make(chan struct{}, 1),
 	}
