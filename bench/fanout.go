@@ -52,9 +52,9 @@ func (b *bench) fanout(ctx context.Context) error {
 		rows[0] = append(rows[0], bare)
 	}
 	fmt.Fprintf(b.out, "\nfanout: one event to %d connections, %d a second for %s, frames of %d bytes, %d rounds in turns\n",
-		b.listeners, or(b.rate, 50), or(b.window, 10*time.Second), frame, rounds)
+		b.spreadTo(), b.spreadRate(), or(b.window, 10*time.Second), frame, rounds)
 	t := newTable(b.out, "round", "", "CPU per delivered event", "× bare", "CPU without connections", "resident per connection", "× bare",
-		"after events", "p50", "p99")
+		"after events", "kernel", "p50", "p99")
 	cost, memory := make([][]float64, len(names)), make([][]float64, len(names))
 	for round := range rounds {
 		bare := rows[0][round]
@@ -62,7 +62,7 @@ func (b *bench) fanout(ctx context.Context) error {
 			s := rows[i][round]
 			cost[i], memory[i] = append(cost[i], s.cost/bare.cost), append(memory[i], s.memory/bare.memory)
 			t.row(strconv.Itoa(round+1), names[i], micros(s.cost), times(s.cost/bare.cost), fmt.Sprintf("%.1f %%", 100*s.idle),
-				kib(s.memory), times(s.memory/bare.memory), kib(s.after), ms(percentile(s.latencies, .5)), ms(percentile(s.latencies, .99)))
+				kib(s.memory), times(s.memory/bare.memory), kib(s.after), kib(s.kernel), ms(percentile(s.latencies, .5)), ms(percentile(s.latencies, .99)))
 		}
 	}
 	t.end()
@@ -72,6 +72,12 @@ func (b *bench) fanout(ctx context.Context) error {
 	}
 	return nil
 }
+
+func (b *bench) spreadTo() int { return or(b.listeners, 1000) }
+
+// spreadRate is how many events a second two cores can bring to so many connections, the clients' work included, with
+// room to spare.
+func (b *bench) spreadRate() int { return or(b.rate, max(1, min(50, 50_000/b.spreadTo()))) }
 
 func followers(ctx context.Context, p *process, n int, to *receipts) (*listeners, error) {
 	return listen(ctx, p.addr, "/v1/events", n, to)
@@ -88,6 +94,7 @@ type spreading struct {
 	idle      float64         // cores used by the same events with nobody connected
 	memory    float64         // bytes for each connection, before the first event
 	after     float64         // and after the last
+	kernel    float64         // bytes in the kernel for each connection, before the first event
 	latencies []time.Duration // from just before publishing, of a sample
 }
 
@@ -100,7 +107,7 @@ func (b *bench) spread(
 	ctx context.Context, p *process, connect func(context.Context, *process, int, *receipts) (*listeners, error),
 	publish func(dst []byte, n, size int) []byte, size int,
 ) (s spreading, err error) {
-	rate, window := or(b.rate, 50), or(b.window, 10*time.Second)
+	rate, window, n := b.spreadRate(), or(b.window, 10*time.Second), b.spreadTo()
 	sent := 0
 	// events publishes for d, and returns how many events and how much CPU time that took, a second after them included.
 	events := func(d time.Duration) (int, time.Duration, error) {
@@ -130,18 +137,18 @@ func (b *bench) spread(
 	if err != nil {
 		return s, err
 	}
-	n, _, err := events(2 * time.Second)
-	if err = errors.Join(err, one.await(ctx, n), ls.close(), p.quiet(ctx)); err != nil {
+	published, _, err := events(2 * time.Second)
+	if err = errors.Join(err, one.await(ctx, published), ls.close(), p.quiet(ctx)); err != nil {
 		return s, fmt.Errorf("warm up: %w", err)
 	}
 	s.frame = int(one.frame.Load())
 
-	alone, err := p.memory()
+	alone, err := p.footprint()
 	if err != nil {
 		return s, err
 	}
 	all := &receipts{every: 16}
-	if ls, err = connect(ctx, p, b.listeners, all); err != nil {
+	if ls, err = connect(ctx, p, n, all); err != nil {
 		return s, err
 	}
 	closing := sync.OnceValue(ls.close)
@@ -149,26 +156,26 @@ func (b *bench) spread(
 	if err := p.quiet(ctx); err != nil {
 		return s, err
 	}
-	connected, err := p.memory()
+	connected, err := p.footprint()
 	if err != nil {
 		return s, err
 	}
-	n, busy, err := events(window)
+	published, busy, err := events(window)
 	if err == nil {
-		err = all.await(ctx, n*b.listeners)
+		err = all.await(ctx, published*n)
 	}
 	if err != nil {
 		return s, errors.Join(err, closing()) // a connection that ended explains what did not arrive
 	}
-	after, err := p.memory()
+	after, err := p.footprint()
 	if err = errors.Join(err, closing(), p.quiet(ctx)); err != nil {
 		return s, err
 	}
 	_, idle, err := events(window)
-	perConnection := func(bytes int64) float64 { return float64(bytes-alone) / float64(b.listeners) }
-	s.cost = (busy - idle).Seconds() / float64(n*b.listeners)
+	s.cost = (busy - idle).Seconds() / float64(published*n)
 	s.idle = idle.Seconds() / (window + time.Second).Seconds()
-	s.memory, s.after = perConnection(connected), perConnection(after)
+	s.memory, s.kernel = connected.each(alone, n)
+	s.after, _ = after.each(alone, n)
 	s.latencies = all.sorted()
 	return s, err
 }

@@ -227,9 +227,10 @@ func pace(ctx context.Context, addr string, rate int, d time.Duration, request f
 
 // receipts are the arrivals of events that say when they were sent.
 type receipts struct {
-	every int64 // keep the latency of one in so many
-	count atomic.Int64
-	frame atomic.Int64 // length of the last SSE block
+	every    int64 // keep the latency of one in so many
+	count    atomic.Int64
+	frame    atomic.Int64 // length of the last SSE block
+	caughtUp atomic.Int64 // SSE connections that were told so
 
 	mu        sync.Mutex
 	latencies []time.Duration
@@ -297,21 +298,21 @@ type listeners struct {
 
 // listen opens n SSE connections and returns when all of them are established. Each reads until close.
 func listen(ctx context.Context, addr, path string, n int, to *receipts) (*listeners, error) {
-	return listenOver(ctx, n, to, func(ctx context.Context, i int) (net.Conn, func() error, error) {
+	return listenOver(ctx, n, 64, to, func(ctx context.Context, i int) (net.Conn, func() error, error) {
 		conn, body, err := subscribe(ctx, addr, path, i)
 		return conn, func() error { return to.blocks(body) }, err
 	})
 }
 
-// listenOver opens n connections, each with what reads it until it ends.
+// listenOver opens n connections, so many at a time, each with what reads it until it ends.
 func listenOver(
-	ctx context.Context, n int, to *receipts, open func(ctx context.Context, i int) (net.Conn, func() error, error),
+	ctx context.Context, n, atOnce int, to *receipts, open func(ctx context.Context, i int) (net.Conn, func() error, error),
 ) (*listeners, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	reading, ctx := errgroup.WithContext(ctx)
 	ls := &listeners{to: to, cancel: cancel, wait: reading.Wait}
 	opening, dialing := errgroup.WithContext(ctx)
-	opening.SetLimit(64)
+	opening.SetLimit(atOnce)
 	for i := range n {
 		opening.Go(func() error {
 			conn, read, err := open(dialing, i)
@@ -360,6 +361,8 @@ func subscribe(ctx context.Context, addr, path string, i int) (net.Conn, io.Read
 	return conn, resp.Body, nil
 }
 
+var caughtUpLine = []byte("event: penstock.caught-up\n")
+
 // blocks counts the events of a stream: blocks with a line of data that says when it was sent.
 func (to *receipts) blocks(body io.Reader) error {
 	r := bufio.NewReader(body)
@@ -375,6 +378,9 @@ func (to *receipts) blocks(body io.Reader) error {
 				to.frame.Store(int64(block))
 			}
 			block, event = 0, false
+		}
+		if whole && bytes.Equal(part, caughtUpLine) {
+			to.caughtUp.Add(1)
 		}
 		if whole && bytes.HasPrefix(part, []byte("data:")) {
 			if ns, ok := sentAt(part); ok {

@@ -4,6 +4,9 @@
 //	go run ./bench ingress     verified deliveries per second
 //	go run ./bench latency     from a delivery to whoever waits for the event
 //	go run ./bench fanout      one event to a thousand connections, SSE and WebSocket
+//	go run ./bench idle        ten thousand connections that get heartbeats
+//	go run ./bench storm       ten thousand clients that come back at once
+//	go run ./bench stalled     what one client that doesn't read costs the others
 //	go run ./bench backlog     deliveries that wait in the inbox, worked off
 //	go run ./bench catchup     a subscriber that has missed a million events
 //	go run ./bench commands    commands with an expected version
@@ -40,12 +43,16 @@ var comparisons = []struct {
 	{"ingress", (*bench).ingress},
 	{"latency", (*bench).latency},
 	{"fanout", (*bench).fanout},
+	{"idle", (*bench).idle},
+	{"storm", (*bench).storm},
+	{"stalled", (*bench).stalled},
 	{"backlog", (*bench).backlog},
 	{"catchup", (*bench).catchup},
 	{"commands", (*bench).commands},
 	{"timing", (*bench).timing},
 	{"forged", (*bench).forged},
 	{"rebuild", (*bench).rebuild},
+	{"query", (*bench).query},
 }
 
 // roles are what this program does as a child of itself: a baseline in a process of its own can be measured from
@@ -112,13 +119,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	var s settings
 	fs := flag.NewFlagSet("bench ingress|latency|fanout|all", flag.ContinueOnError)
-	fs.IntVar(&s.rounds, "rounds", 0, "rounds of each contestant (ingress 5, fanout 3)")
-	fs.DurationVar(&s.window, "for", 0, "how long each measurement lasts (ingress 4s, latency and fanout 10s)")
+	fs.IntVar(&s.rounds, "rounds", 0, "rounds of each contestant (ingress and stalled 5, fanout 3, storm 1)")
+	fs.DurationVar(&s.window, "for", 0, "how long each measurement lasts (ingress 4s, latency and fanout 10s, idle 30s, stalled 8s)")
 	fs.IntVar(&s.body, "body", 0, "bytes of a delivery (ingress and latency 2048, fanout 512)")
-	fs.IntVar(&s.rate, "rate", 0, "deliveries a second (latency 200, fanout 50)")
+	fs.IntVar(&s.rate, "rate", 0, "deliveries a second (latency 200, fanout 50 and with many listeners less, stalled 20, storm 5)")
 	fs.IntVar(&s.connections, "connections", 64, "ingress: connections that send, each waiting for its answer")
-	fs.IntVar(&s.listeners, "listeners", 1000, "fanout: connections")
-	fs.IntVar(&s.events, "events", 0, "rebuild: events in the log (2000000)")
+	fs.IntVar(&s.listeners, "listeners", 0, "connections that follow (fanout and stalled 1000, idle and storm 10000)")
+	fs.IntVar(&s.events, "events", 0, "rebuild: events in the log (2000000); query: rows of the large table (1000000)")
 	fs.StringVar(&s.dir, "dir", "", "where temporary folders go; its file system decides what fsync costs (default $TMPDIR or /tmp)")
 	fs.StringVar(&s.node, "node", "", "a built cmd/penstock to measure (default: build it)")
 	fs.DurationVar(&s.limit, "limit", 30*time.Minute, "give up after")
@@ -181,7 +188,7 @@ func (s settings) check(rest []string) error {
 	within("body", or(s.body, 256), 256, 1<<20)
 	within("rate", or(s.rate, 1), 1, 10_000)
 	within("connections", s.connections, 1, 1024)
-	within("listeners", s.listeners, 1, 10_000)
+	within("listeners", or(s.listeners, 1), 1, 10_000)
 	within("events", or(s.events, 10_000), 10_000, 1_000_000_000)
 	return errors.Join(errs...)
 }

@@ -120,6 +120,8 @@ sources:
   %s:
     provider: github
     secrets: [env:BENCH_SECRET]
+feeds:
+  max_connections: 20000
 `, filepath.Join(dir, "data"), kafka, prefix, k.replication, source)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ import (
 
 // sockets opens n WebSockets to the events of a node.
 func sockets(ctx context.Context, p *process, n int, to *receipts) (*listeners, error) {
-	return listenOver(ctx, n, to, func(ctx context.Context, i int) (net.Conn, func() error, error) {
+	return listenOver(ctx, n, 64, to, func(ctx context.Context, i int) (net.Conn, func() error, error) {
 		conn, r, err := upgrade(ctx, p.addr, "/v1/events", i)
 		return conn, func() error { return to.frames(r, conn) }, err
 	})
