@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"time"
 
 	"github.com/penstock-io/penstock/domain"
@@ -23,59 +25,108 @@ const maxLearned = 8
 
 func (s *shakes) file(source string) string { return filepath.Join(s.dir, source+".json") }
 
+// leftover is the name of a file of writeDurably before it has its own.
+var leftover = regexp.MustCompile(`^\.new-\d+$`)
+
+// sweep removes what a process left that died between the two names of a file. Nobody else may be writing in the folder.
+func (s *shakes) sweep() error {
+	if s.dir == "" {
+		return nil
+	}
+	files, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, f := range files {
+		if leftover.MatchString(f.Name()) {
+			err = errors.Join(err, os.Remove(filepath.Join(s.dir, f.Name())))
+		}
+	}
+	return err
+}
+
 // load reads what a source has learned, once.
 func (s *shakes) load(source string) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, known := s.learned[source]; known || s.dir == "" {
+	_, known := s.learned[source]
+	s.mu.Unlock()
+	if known || s.dir == "" {
 		return nil
 	}
-	b, err := os.ReadFile(s.file(source))
-	if errors.Is(err, fs.ErrNotExist) {
-		s.learned[source] = nil
-		return nil
-	}
+	list, err := readLearned(s.file(source))
 	if err != nil {
-		return fmt.Errorf("read the learned secrets: %w", err)
+		return err
 	}
-	var list []learned
-	if json.Unmarshal(b, &list) != nil || len(list) > maxLearned { // its error may quote the content
-		return fmt.Errorf("the learned secrets in %s can't be read", s.file(source))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.learned[source]; !known {
+		s.learned[source] = list
 	}
-	for _, l := range list {
-		if l.Secret == "" {
-			return fmt.Errorf("%s has an empty secret", s.file(source))
-		}
-	}
-	s.learned[source] = list
 	return nil
 }
 
-// learn keeps a secret, durably, before anybody is told that it is known, and closes the window: the next one who comes
-// with a secret needs another one.
-func (h *Handler) learn(rt *route, secret Secret, now time.Time) error {
-	s, source := h.shakes, rt.source.Name
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !now.Before(s.until[source]) {
-		return refuse(403, "handshake-not-armed", "The source is not waiting for a handshake", "somebody was faster")
-	}
-	list := s.learned[source]
-	if len(list) >= maxLearned {
-		return refuse(403, "handshake-full", "The source has learned all the secrets it can",
-			"it keeps %d; remove those no longer used", maxLearned)
-	}
-	list = append(list[:len(list):len(list)], learned{string(secret), now.UTC()})
-	b, err := json.Marshal(list)
-	if err == nil {
-		err = writeDurably(s.dir, s.file(source), b)
+func readLearned(path string) (list []learned, err error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
 	if err != nil {
+		return nil, fmt.Errorf("read the learned secrets: %w", err)
+	}
+	if json.Unmarshal(b, &list) != nil || len(list) > maxLearned { // its error may quote the content
+		return nil, fmt.Errorf("the learned secrets in %s can't be read", path)
+	}
+	for _, l := range list {
+		if l.Secret == "" {
+			return nil, fmt.Errorf("%s has an empty secret", path)
+		}
+	}
+	return list, nil
+}
+
+// learn keeps a secret, durably, before anybody is told that it is known, and closes the window: the next one who comes
+// with a secret needs another one. The disk is waited for without the lock, which every delivery of a source that learns
+// takes.
+func (h *Handler) learn(rt *route, secret Secret, now time.Time) error {
+	s, source := h.shakes, rt.source.Name
+	list, until, err := s.claim(source, now)
+	if err != nil {
+		return err
+	}
+	list = append(list, learned{string(secret), now.UTC()})
+	b, err := json.Marshal(list)
+	if err == nil {
+		err = s.keep(s.dir, s.file(source), b)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.keeping, source)
+	if err != nil { // the window stays open for another try
 		return &domain.Error{Class: domain.Unavailable, Message: "the secret can't be kept", Err: err}
 	}
 	s.learned[source] = list
-	delete(s.until, source)
+	if s.until[source].Equal(until) { // nobody armed it again meanwhile
+		delete(s.until, source)
+	}
 	return nil
+}
+
+// claim gives a source's window to the first who comes, until keeping is deleted again, and returns a copy of what the
+// source has learned.
+func (s *shakes) claim(source string, now time.Time) (list []learned, until time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	until = s.until[source]
+	if s.keeping[source] || !now.Before(until) {
+		return nil, until, refuse(403, "handshake-not-armed", "The source is not waiting for a handshake", "somebody was faster")
+	}
+	list = slices.Clone(s.learned[source])
+	if len(list) >= maxLearned {
+		return nil, until, refuse(403, "handshake-full", "The source has learned all the secrets it can",
+			"it keeps %d; remove those no longer used", maxLearned)
+	}
+	s.keeping[source] = true
+	return list, until, nil
 }
 
 // keysOf are the secrets that a source has learned.

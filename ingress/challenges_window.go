@@ -36,8 +36,11 @@ type shakes struct {
 	// client fetches what confirms a subscription.
 	client *pinned
 
-	mu      sync.Mutex
+	keep func(dir, path string, content []byte) error // writeDurably, but for tests
+
+	mu      sync.Mutex           // never held while the disk is waited for
 	until   map[string]time.Time // by source: armed until then
+	keeping map[string]bool      // by source: what it learns is on its way to the disk
 	minutes map[string]minute
 	learned map[string][]learned
 }
@@ -55,7 +58,7 @@ func newShakes(dir string) *shakes {
 			Name: "webhook_handshakes_total",
 			Help: "Handshakes of providers by source, and answered or the kind of problem that refused them.",
 		}, []string{"source", "result"}),
-		dir: dir, client: newPinned(nil, nil), until: map[string]time.Time{}, minutes: map[string]minute{}, learned: map[string][]learned{},
+		dir: dir, client: newPinned(nil, nil), keep: writeDurably, until: map[string]time.Time{}, keeping: map[string]bool{}, minutes: map[string]minute{}, learned: map[string][]learned{},
 	}
 }
 

@@ -124,6 +124,9 @@ func New(c Config) (*Handler, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	if err := h.shakes.sweep(); err != nil {
+		return nil, fmt.Errorf("remove what is left of learned secrets: %w", err)
+	}
 	if c.Registerer != nil {
 		if err := errors.Join(h.metrics.register(c.Registerer), c.Registerer.Register(h.shakes.taken)); err != nil {
 			return nil, err

@@ -117,9 +117,16 @@ func splitBatch(p Provider, e eventstore.Entry, stream *streamRule) ([]eventstor
 	if !found {
 		return nil, domain.Invalidf("body", "the body of a %s batch has an array %s", p.Name, p.Split.arrays())
 	}
+	b := batch{provider: p, entry: e, stream: stream, outer: outer{}, verification: e.Verification + "; part of " + e.ID}
+	if stream != nil {
+		b.header = make(http.Header, len(e.Headers))
+		for name, value := range e.Headers {
+			b.header.Set(name, value)
+		}
+	}
 	children := make([]eventstore.Entry, 0, len(items))
 	for n, i := range items {
-		child, err := i.of.child(p, e, i.levels, n, stream)
+		child, err := b.child(i.of, i.levels, n)
 		if err != nil {
 			return nil, err
 		}
@@ -136,39 +143,45 @@ func (s *Split) arrays() string {
 	return strings.Join(names, " or ")
 }
 
+// batch is one that is taken apart, and what its items share.
+type batch struct {
+	provider     Provider
+	entry        eventstore.Entry
+	stream       *streamRule // nil without one
+	header       http.Header // for the stream rule
+	outer        outer
+	verification string
+}
+
 // child makes the delivery of an item, the last of levels. An item is never lost to what it says of itself: an id, a
 // type or a key that can't be one counts as one that isn't there.
-func (items Items) child(p Provider, e eventstore.Entry, levels [][]byte, n int, stream *streamRule) (eventstore.Entry, error) {
-	item := levels[len(levels)-1]
+func (b *batch) child(items Items, levels [][]byte, n int) (eventstore.Entry, error) {
+	p, e, item := b.provider, b.entry, levels[len(levels)-1]
 	child := eventstore.Entry{
 		Kind: eventstore.KindDelivery, Source: e.Source, Received: e.Received, ContentType: jsonType,
-		Verification: e.Verification + "; part of " + e.ID, Correlation: first(e.Correlation, e.ID),
+		Verification: b.verification, Correlation: first(e.Correlation, e.ID),
 		TraceParent: e.TraceParent, Body: item,
 	}
-	id, err := firstTextOf(items.ID, levels)
+	id, err := b.outer.first(items.ID, levels)
 	if err != nil {
 		return child, err
 	}
 	// In a replay an item has the id and the stream that it had before; the writer makes a replay of it.
 	child.ID = itemID(id, first(e.ReplayOf, e.ID), n)
-	kind, err := firstTextOf(items.Type, levels)
+	kind, err := b.outer.first(items.Type, levels)
 	if err != nil {
 		return child, err
 	}
 	if child.Type, err = typeName(p.Name, kind); err != nil || kind == batchKind {
 		child.Type = p.Name + "." + itemKind
 	}
-	key, err := firstTextOf(items.Key, levels)
+	key, err := b.outer.first(items.Key, levels)
 	if err != nil {
 		return child, err
 	}
-	if stream != nil { // the operator's own rule: if it fails, it is to be mended, and the batch waits for that
-		header := make(http.Header, len(e.Headers))
-		for name, value := range e.Headers {
-			header.Set(name, value)
-		}
-		if key, err = stream.key(&subject{
-			header: header, document: document{json: item}, id: child.ID, kind: child.Type, source: e.Source,
+	if b.stream != nil { // the operator's own rule: if it fails, it is to be mended, and the batch waits for that
+		if key, err = b.stream.key(&subject{
+			header: b.header, document: document{json: item}, id: child.ID, kind: child.Type, source: e.Source,
 		}); err != nil {
 			return child, fmt.Errorf("item %d: %w", n, err)
 		}
@@ -187,121 +200,14 @@ func itemID(own, batch string, n int) string {
 	case own == "":
 		return batch + "#" + strconv.Itoa(n)
 	case len(own) > maxID, !utf8.ValidString(own), strings.ContainsFunc(own, unicode.IsControl):
-		h := sha256.Sum256([]byte(own))
-		return "sha256-" + hex.EncodeToString(h[:])
+		return hashed(own)
 	}
 	return own
 }
 
-// Text is how a row makes a text out of an item: the values of some paths, put together.
-type Text struct {
-	separator string
-	paths     []itemPath
-}
-
-// textOf joins what stands at the paths. There is no text unless each is there; one with a '?' at its end may be absent,
-// and is empty then, or left out if nothing comes behind it.
-//
-// A path goes from the item, by the keys of objects: "resource.gid"; it takes a string, a number or a boolean as it is
-// written. "../" begins at the element around the item, or at the body. "target[0]" is an array's first element,
-// "messages[].id" is all of them, joined with commas. A '~' at the end takes only what stands before the first dot.
-// What begins with '=' is no path but the text itself.
-func textOf(separator string, paths ...string) Text {
-	t := Text{separator: separator}
-	for _, p := range paths {
-		t.paths = append(t.paths, parseItemPath(p))
-	}
-	return t
-}
-
-// textAt is the text at one path.
-func textAt(path string) Text { return textOf("", path) }
-
-func firstTextOf(texts []Text, levels [][]byte) (string, error) {
-	for _, t := range texts {
-		s, err := t.of(levels)
-		if s != "" || err != nil {
-			return s, err
-		}
-	}
-	return "", nil
-}
-
-func (t Text) of(levels [][]byte) (string, error) {
-	var parts []string
-	last := 0
-	for i, p := range t.paths {
-		s, err := p.of(levels)
-		if err != nil || s == "" && !p.optional {
-			return "", err
-		}
-		if parts = append(parts, s); s != "" {
-			last = i + 1
-		}
-	}
-	return strings.Join(parts[:last], t.separator), nil
-}
-
-// itemPath is a parsed path of textOf, or of an array.
-type itemPath struct {
-	literal  string
-	up       int // elements around the item to leave
-	steps    []hop
-	cut      bool // before the first dot
-	optional bool
-}
-
-// hop goes from a value to one in it.
-type hop struct {
-	key   string // of an object, or
-	array bool   // into an array: its first element, or
-	all   bool   // each of them
-}
-
-func parseItemPath(text string) itemPath {
-	var p itemPath
-	if literal, ok := strings.CutPrefix(text, "="); ok {
-		p.literal = literal
-		return p
-	}
-	for strings.HasPrefix(text, "../") {
-		text = text[len("../"):]
-		p.up++
-	}
-	text, p.optional = strings.CutSuffix(text, "?")
-	text, p.cut = strings.CutSuffix(text, "~")
-	for name := range strings.SplitSeq(text, ".") {
-		name, all := strings.CutSuffix(name, "[]")
-		name, begin := strings.CutSuffix(name, "[0]")
-		if name != "" {
-			p.steps = append(p.steps, hop{key: name})
-		}
-		if all || begin {
-			p.steps = append(p.steps, hop{array: true, all: all})
-		}
-	}
-	return p
-}
-
-func (p itemPath) of(levels [][]byte) (string, error) {
-	if p.literal != "" {
-		return p.literal, nil
-	}
-	if p.up >= len(levels) {
-		panic("ingress: a path of a batch leaves the body")
-	}
-	var found []string
-	_, err := eachValue(levels[len(levels)-1-p.up:len(levels)-p.up], p.steps, func(levels [][]byte) error {
-		if s := scalarOf(levels[len(levels)-1]); s != "" {
-			found = append(found, s)
-		}
-		return nil
-	})
-	text := strings.Join(found, ",")
-	if p.cut {
-		text, _, _ = strings.Cut(text, ".")
-	}
-	return text, err
+func hashed(text string) string {
+	h := sha256.Sum256([]byte(text))
+	return "sha256-" + hex.EncodeToString(h[:])
 }
 
 // eachValue calls visit for every value that the steps lead to from the last of levels, with the elements of arrays on the

@@ -107,6 +107,9 @@ func (e *Engine) open(p Projection) (*View, error) {
 	if err := os.MkdirAll(string(v.folder), 0o755); err != nil {
 		return nil, err
 	}
+	if err := v.folder.sweep(); err != nil {
+		return nil, err
+	}
 	metas, err := e.take(v)
 	if err != nil {
 		return nil, err

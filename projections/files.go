@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strconv"
 	"strings"
@@ -72,6 +73,21 @@ func (f folder) write(name string, b []byte) (err error) {
 		return err
 	}
 	return f.sync()
+}
+
+// leftover is the name of a file that did not get its own before its process died: of write, of a backup or of a restore,
+// which may be as large as a generation.
+var leftover = regexp.MustCompile(`^(serving|backup|restore|\d{6}\.db\.[a-z]+)\.\d+\.tmp$`)
+
+// sweep removes such files. Nobody else may be writing in the folder.
+func (f folder) sweep() error {
+	files, err := os.ReadDir(string(f))
+	for _, file := range files {
+		if leftover.MatchString(file.Name()) {
+			err = errors.Join(err, os.Remove(filepath.Join(string(f), file.Name())))
+		}
+	}
+	return err
 }
 
 // sync makes created, renamed and removed files survive the machine.
