@@ -71,6 +71,7 @@ type Spool struct {
 	log     *slog.Logger
 	metrics spoolMetrics
 	seed    maphash.Seed
+	boot    bootMark
 
 	requests chan *spoolRequest
 	idle     chan struct{}       // everything in the segment that is written is done
@@ -155,7 +156,7 @@ func openSpool(c SpoolConfig, d disk) (*Spool, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Spool{
-		cfg: c, disk: d, log: c.Logger, metrics: newSpoolMetrics(), seed: maphash.MakeSeed(),
+		cfg: c, disk: d, log: c.Logger, metrics: newSpoolMetrics(), seed: maphash.MakeSeed(), boot: thisBoot(),
 		requests: make(chan *spoolRequest), idle: make(chan struct{}, 1), stopped: make(chan struct{}),
 		inHand: semaphore.NewWeighted(drainBytes), retry: time.Second, pause: drainPause, waiting: make([]int32, buckets),
 	}
@@ -369,7 +370,7 @@ func (s *Spool) Depth() SpoolStatus {
 		st.Problems = append(st.Problems, fmt.Sprintf("what waits in the spool for the partitions %d can't be sent on: %v", where, stuck))
 	}
 	if n := s.countFiles(damagedDir, spoolSuffix) + s.countFiles(damagedDir, damagedSuffix); n > 0 {
-		st.Problems = append(st.Problems, fmt.Sprintf("the spool's disk has spoiled deliveries that were accepted: see the %d files in %s",
+		st.Problems = append(st.Problems, fmt.Sprintf("the spool's disk has spoiled deliveries that were accepted, or that may have been: see the %d files in %s",
 			n, filepath.Join(s.cfg.Dir, damagedDir)))
 	}
 	return st

@@ -152,6 +152,11 @@ func (s *Spool) write(batch []*spoolRequest) {
 		// well (https://wiki.postgresql.org/wiki/Fsync_Errors). So the segment ends here.
 		err = s.disk.sync(w.file)
 	}
+	if err == nil {
+		// Before anybody is told: without the mark, what stands here would pass for a write that was cut off, if it went
+		// bad before the next start.
+		err = s.mark(w.segment, markSynced, w.end+int64(len(buffer)), 0)
+	}
 	if err != nil {
 		s.active = nil
 		s.seal(w, true)
@@ -159,7 +164,6 @@ func (s *Spool) write(batch []*spoolRequest) {
 		return
 	}
 	w.end += int64(len(buffer))
-	s.mark(w.segment, markSynced, w.end, 0)
 	s.mu.Lock()
 	w.size = w.end
 	s.bytes += int64(len(buffer))

@@ -125,7 +125,7 @@ func (s *Spool) send(ctx context.Context, l *lane, window []spot) error {
 		frame, ok := frameAt(frames[i], r.segment.n, int64(r.offset))
 		if !ok || len(frame) != int(r.size) {
 			// It was whole when it was written, or at the start. Its bytes are kept, and the node says so.
-			if err := s.quarantine(r.segment, int64(r.offset), frames[i]); err != nil {
+			if err := s.quarantine(r.segment, int64(r.offset), frames[i], spoiled); err != nil {
 				blocked = err
 				break
 			}
@@ -240,7 +240,9 @@ func (s *Spool) advance(l *lane, window []spot, done map[spot]bool, err error) e
 
 // finish notes that the log has a delivery, or never will.
 func (s *Spool) finish(r spot, sum uint32) {
-	s.mark(r.segment, markDone, int64(r.offset), sum)
+	if err := s.mark(r.segment, markDone, int64(r.offset), sum); err != nil { // as on a full disk: it may be sent again
+		s.log.Debug("a mark of a spool segment is missing", "segment", r.segment.name, "error", err)
+	}
 	s.mu.Lock()
 	s.records--
 	s.waiting[r.bucket]--

@@ -3,8 +3,10 @@ package ingress
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"hash/crc32"
+	"os"
 
 	"github.com/penstock-io/penstock/eventstore"
 )
@@ -136,12 +138,14 @@ func nextFrame(data []byte, n segmentNonce, from int64) (at int64, ok bool) {
 	return 0, false
 }
 
-// A segment's marks say how far it is known to be synced, and which of its frames the log has taken. They stand in a
-// file of their own and are believed only where they agree with the segment, so one that is lost or wrong means that
-// something is sent twice, never that something isn't sent.
+// A segment's marks say how far it is known to be synced, which of its frames the log has taken, and in which run of the
+// machine it was written. They stand in a file of their own, which is not synced for each delivery, and are believed only
+// where they agree with the segment, so one that is lost or wrong means that something is sent twice, or kept although
+// nobody was told that it is safe; never that something isn't sent.
 const (
 	markSynced = 'S' // value: the length that is synced; sum: 0
 	markDone   = 'D' // value: the frame's offset; sum: the frame's checksum
+	markBoot   = 'B' // value and sum: of the machine's run
 	markSize   = 13
 )
 
@@ -153,20 +157,51 @@ func newMark(kind byte, value int64, sum uint32) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-// readMarks returns the checksums of what is done by offset, and the length that is known to be synced.
-func readMarks(b []byte) (done map[int64]uint32, synced int64) {
-	done = map[int64]uint32{}
+// bootMark names a run of the machine.
+type bootMark struct {
+	value uint32
+	sum   uint32
+}
+
+// thisBoot is the present run, or zero where it has no name.
+func thisBoot() bootMark {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return bootMark{}
+	}
+	h := sha256.Sum256(id)
+	return bootMark{binary.LittleEndian.Uint32(h[:]), binary.LittleEndian.Uint32(h[4:])}
+}
+
+// marks are what a segment's marks say.
+type marks struct {
+	done   map[int64]uint32 // checksums by offset
+	synced int64            // the length that is known to be synced
+	boot   bootMark
+	whole  bool // nothing in them is spoiled
+}
+
+func readMarks(b []byte) marks {
+	m := marks{done: map[int64]uint32{}, whole: len(b)%markSize == 0}
 	for ; len(b) >= markSize; b = b[markSize:] {
 		if crc32.Checksum(b[:9], castagnoli) != binary.LittleEndian.Uint32(b[9:]) {
+			m.whole = false
 			continue
 		}
-		value, sum := int64(binary.LittleEndian.Uint32(b[1:])), binary.LittleEndian.Uint32(b[5:])
+		value, sum := binary.LittleEndian.Uint32(b[1:]), binary.LittleEndian.Uint32(b[5:])
 		switch b[0] {
 		case markSynced:
-			synced = max(synced, value)
+			m.synced = max(m.synced, int64(value))
 		case markDone:
-			done[value] = sum
+			m.done[int64(value)] = sum
+		case markBoot:
+			m.boot = bootMark{value, sum}
 		}
 	}
-	return done, synced
+	return m
 }
+
+// tellAll reports whether everything that was acknowledged in the segment is within synced. It is when the machine has run
+// on since: a mark is written before a delivery is acknowledged, and what is written outlives the process. It may not
+// outlive the machine.
+func (m marks) tellAll(now bootMark) bool { return m.whole && m.boot == now && now != bootMark{} }

@@ -126,6 +126,11 @@ func (s *Spool) create() (*writer, error) {
 	s.mu.Lock()
 	s.bytes += g.size
 	s.mu.Unlock()
+	if s.boot != (bootMark{}) {
+		if err := s.mark(g, markBoot, int64(s.boot.value), s.boot.sum); err != nil { // a tail that isn't whole will be kept then
+			s.log.Debug("the mark of the machine's run is missing", "segment", g.name, "error", err)
+		}
+	}
 	return &writer{segment: g, file: f, end: headerSize}, nil
 }
 
@@ -133,7 +138,11 @@ func (s *Spool) create() (*writer, error) {
 func (s *Spool) seal(w *writer, failed bool) {
 	if failed {
 		// As far as it goes. A frame that stays all the same is sent as well, which its sender's retry makes a repeat.
-		if err := w.file.Truncate(w.end); err != nil {
+		err := w.file.Truncate(w.end)
+		if err == nil {
+			err = s.disk.sync(w.file)
+		}
+		if err != nil {
 			s.log.Warn("the end of a spool segment can't be cut off", "segment", w.name, "error", err)
 		}
 	}
@@ -173,30 +182,26 @@ func (s *Spool) drop(g *segment) {
 	s.mu.Unlock()
 }
 
-// mark notes something about the segment. Where that fails, as on a full disk, the note is missing after a restart, and
-// something is sent again; the next mark is written over what may stand there of this one.
-func (s *Spool) mark(g *segment, kind byte, value int64, sum uint32) {
+// mark notes something about the segment. The next mark is written over what may stand there of one that failed.
+func (s *Spool) mark(g *segment, kind byte, value int64, sum uint32) (err error) {
 	g.marking.Lock()
 	defer g.marking.Unlock()
-	err := func() (err error) {
-		if g.marks == nil {
-			if g.marks, err = s.disk.open(g.path+marksSuffix, os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
-				return err
-			}
-		}
-		if _, err = s.disk.write(g.marks, newMark(kind, value, sum), g.marked); err != nil {
+	if g.marks == nil {
+		if g.marks, err = s.disk.open(g.path+marksSuffix, os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
 			return err
 		}
-		g.marked += markSize
-		if g.unsynced++; g.unsynced >= syncMarks {
-			g.unsynced = 0
-			return s.disk.sync(g.marks)
-		}
-		return nil
-	}()
-	if err != nil {
-		s.log.Debug("a mark of a spool segment is missing", "segment", g.name, "error", err)
 	}
+	if _, err = s.disk.write(g.marks, newMark(kind, value, sum), g.marked); err != nil {
+		return err
+	}
+	g.marked += markSize
+	if g.unsynced++; g.unsynced >= syncMarks {
+		g.unsynced = 0
+		if err := s.disk.sync(g.marks); err != nil { // the mark stands all the same, for as long as the machine runs
+			s.log.Debug("the marks of a spool segment can't be synced", "segment", g.name, "error", err)
+		}
+	}
+	return nil
 }
 
 func (g *segment) closeMarks() {
@@ -242,20 +247,20 @@ func (s *Spool) loadSegment(name string) error {
 	if err != nil {
 		return err
 	}
-	number, n, ok := readSegmentHeader(data)
-	if !ok {
-		return s.noHeader(g, data)
-	}
-	g.n, g.size, s.last = n, int64(len(data)), max(s.last, number)
 	notes, err := os.ReadFile(g.path + marksSuffix)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	known := readMarks(notes)
+	number, n, ok := readSegmentHeader(data)
+	if !ok {
+		return s.noHeader(g, data, known)
+	}
+	g.n, g.size, s.last = n, int64(len(data)), max(s.last, number)
 	g.marked = int64(len(notes) / markSize * markSize)
-	done, synced := readMarks(notes)
 	var waiting []waitingFrame
 	damaged, end := scanFrames(data, n, func(offset int64, frame []byte) {
-		if sum, ok := done[offset]; ok && sum == sumOf(frame) {
+		if sum, ok := known.done[offset]; ok && sum == sumOf(frame) {
 			return
 		}
 		f := waitingFrame{spot: spot{segment: g, offset: uint32(offset), size: uint32(len(frame))}}
@@ -266,22 +271,13 @@ func (s *Spool) loadSegment(name string) error {
 		f.stream, f.spot.received = e.Stream, unixSeconds(e.Received)
 		waiting = append(waiting, f)
 	})
-	switch size := int64(len(data)); {
-	case end == size:
-	case end < synced:
-		damaged = append(damaged, segmentPart{end, size})
-	default:
-		s.log.Warn("the end of a spool segment was being written when the process ended; it was never acknowledged",
-			"segment", name, "bytes", size-end)
-		if err := os.Truncate(g.path+spoolSuffix, end); err != nil {
-			return err
-		}
-		g.size = end
-	}
 	for _, part := range damaged {
-		if err := s.quarantine(g, part.from, data[part.from:part.to]); err != nil {
+		if err := s.quarantine(g, part.from, data[part.from:part.to], spoiled); err != nil {
 			return err
 		}
+	}
+	if err := s.loadTail(g, data[end:], end, known); err != nil {
+		return err
 	}
 	s.bytes += g.size
 	for _, f := range waiting {
@@ -293,10 +289,31 @@ func (s *Spool) loadSegment(name string) error {
 	return nil
 }
 
+// loadTail deals with what stands behind the last whole frame, which ends at end. The bytes don't tell a write that was cut
+// off, of which nobody was told that it is safe, from something acknowledged that has gone bad since; the marks do, for as
+// long as the machine has run. Only what is known never to have been acknowledged is cut off.
+func (s *Spool) loadTail(g *segment, tail []byte, end int64, known marks) error {
+	switch {
+	case end < known.synced: // also if nothing is left of it: the file is shorter than it was
+		return s.quarantine(g, end, tail, spoiled)
+	case len(tail) == 0:
+		return nil
+	case known.tellAll(s.boot):
+		s.log.Warn("the end of a spool segment was being written when the process ended; it was never acknowledged",
+			"segment", g.name, "bytes", len(tail))
+	default:
+		if err := s.quarantine(g, end, tail, unsure); err != nil {
+			return err
+		}
+	}
+	g.size = end
+	return os.Truncate(g.path+spoolSuffix, end)
+}
+
 // noHeader deals with a segment that doesn't begin as one. The header is synced before anything follows it, so a short
-// one is only a creation that was cut off.
-func (s *Spool) noHeader(g *segment, data []byte) error {
-	if len(data) > headerSize {
+// one is only a creation that was cut off, unless its marks know of more.
+func (s *Spool) noHeader(g *segment, data []byte, known marks) error {
+	if len(data) > headerSize || known.synced > headerSize {
 		dir := filepath.Join(s.cfg.Dir, damagedDir)
 		if err := s.disk.makeDir(dir); err != nil {
 			return err
@@ -313,9 +330,15 @@ func (s *Spool) noHeader(g *segment, data []byte) error {
 	return s.disk.remove(g.path + spoolSuffix)
 }
 
-// quarantine keeps bytes of a segment that are no frame any more. While they are there the node says so; only an
-// operator removes them.
-func (s *Spool) quarantine(g *segment, at int64, bytes []byte) error {
+// Why bytes are kept in quarantine.
+const (
+	spoiled = "a spool segment is damaged: what was acknowledged there may not be in the log"
+	unsure  = "the end of a spool segment isn't whole: it was being written when the machine went down, or was acknowledged and has gone bad since"
+)
+
+// quarantine keeps bytes of a segment that are no frame any more; none at all where the file has lost its end. While they
+// are there the node says so; only an operator removes them.
+func (s *Spool) quarantine(g *segment, at int64, bytes []byte, why string) error {
 	dir := filepath.Join(s.cfg.Dir, damagedDir)
 	err := s.disk.makeDir(dir)
 	path := filepath.Join(dir, fmt.Sprintf("%s-%010d%s", g.name, at, damagedSuffix))
@@ -325,7 +348,6 @@ func (s *Spool) quarantine(g *segment, at int64, bytes []byte) error {
 	if err != nil {
 		return &domain.Error{Class: domain.Unavailable, Rule: "spool-disk", Message: "damaged bytes of the spool can't be kept", Err: err}
 	}
-	s.log.Error("a spool segment is damaged: what was acknowledged there may not be in the log",
-		"segment", g.name, "offset", at, "bytes", len(bytes), "kept", path)
+	s.log.Error(why, "segment", g.name, "offset", at, "bytes", len(bytes), "kept", path)
 	return nil
 }
