@@ -43,7 +43,7 @@ faults-short: ## two short runs and a small race on one broker; also part of kaf
 
 switches: ## 10,000 connections that break, over every transport, between old events and new ones
 	PENSTOCK_SWITCHES=$${PENSTOCK_SWITCHES:-10000} go test -race -count=1 -timeout 60m -v -run Switches .
-	PENSTOCK_SWITCHES=$${PENSTOCK_SWITCHES:-10000} deploy/kafka/kafka run -- go test -race -count=1 -timeout 60m -v -run Switches .
+	PENSTOCK_SWITCHES=$${PENSTOCK_SWITCHES:-10000} deploy/kafka/kafka run -- go test -race -count=1 -timeout 2h -v -run Switches .
 
 FUZZTIME ?= 60s
 fuzz: ## every fuzz target for FUZZTIME

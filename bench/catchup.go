@@ -51,7 +51,7 @@ func (b *bench) catchup(ctx context.Context) error {
 		from   string
 		events int
 		tail   int64
-	}{{"Kafka", catchupEvents, 1 << 20}, {"memory", catchupTail, 1 << 30}} {
+	}{{"Kafka", or(b.events, catchupEvents), 1 << 20}, {"memory", catchupTail, 1 << 30}} {
 		cfg := cfg
 		cfg.Prefix, cfg.TailBytes = cfg.Prefix+"-"+strings.ToLower(part.from), part.tail
 		if err := b.behind(ctx, cfg, part.events, func(transport string, events, bytes int, took time.Duration) {
