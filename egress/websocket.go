@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -117,6 +118,9 @@ func (f *Feeds) upgrade(w http.ResponseWriter, r *http.Request, protocols []stri
 	}
 	ws.SetReadLimit(readLimit)
 	c.cut.Store(&up.wire.Conn)
+	up.wire.mu.Lock()
+	up.wire.plain = !f.cfg.Deflate // what the library has written until here was the answer to the request
+	up.wire.mu.Unlock()
 	s := &socket{ws: ws, wire: up.wire, c: c, every: f.cfg.Ping, pinged: time.Now()}
 	s.helpers.Add(1) // listen
 	return s
@@ -134,6 +138,9 @@ func (s *socket) listen(f *Feeds) {
 }
 
 func (s *socket) write(message []byte) error {
+	if s.wire.plain {
+		return s.wire.message(message)
+	}
 	s.wire.cork()
 	if err := s.ws.Write(context.Background(), websocket.MessageText, message); err != nil {
 		return &writeError{err}
@@ -199,6 +206,8 @@ type wire struct {
 	pipe   pipe
 	corked bool
 	slow   bool
+	plain  bool // nothing is compressed; the library writes control frames alone
+	closed bool // a close frame was sent: nothing may follow
 }
 
 func (w *wire) Read(b []byte) (int, error) {
@@ -208,9 +217,42 @@ func (w *wire) Read(b []byte) (int, error) {
 	return w.Conn.Read(b)
 }
 
+// message writes a text message as one frame, and corks. The library takes a sixth of the time that delivering an event
+// takes for its locks and its state, which are not needed here: what it sends besides are control frames, and each of them
+// comes as one Write.
+func (w *wire) message(text []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return &writeError{net.ErrClosed}
+	}
+	w.corked = true
+	var space [10]byte
+	head := append(space[:0], 0x80|1) // the final fragment of a text (RFC 6455, section 5.2)
+	switch n := len(text); {
+	case n < 126:
+		head = append(head, byte(n))
+	case n < 1<<16:
+		head = binary.BigEndian.AppendUint16(append(head, 126), uint16(n))
+	default:
+		head = binary.BigEndian.AppendUint64(append(head, 127), uint64(n))
+	}
+	for _, part := range [][]byte{head, text} {
+		if err := w.pipe.write(part); err == errSlow {
+			w.slow = true // what is begun is finished first
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (w *wire) Write(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(b) > 0 && b[0]&0x0f == 8 && w.plain {
+		w.closed = true
+	}
 	err := w.pipe.write(b)
 	if err == nil && !w.corked {
 		err = w.pipe.flush()
