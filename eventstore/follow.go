@@ -17,7 +17,8 @@ import (
 type Follower struct {
 	log   *Log
 	lease bool  // batches of its own are paid for until they are Done
-	share int64 // bytes that it asks for next
+	share int64 // bytes that it may hold next
+	ask   int32 // bytes, as they are stored, that it fills that with
 	topic string
 	tail  *Tail
 	at    TailReader
@@ -59,7 +60,7 @@ func (l *Log) Follow(ctx context.Context, topic string, from Position) (*Followe
 // Leased makes f one of those that share FetchSlots; see borrow. For whoever serves clients; the engines of a node are
 // few, use a batch at once, and must not wait for clients.
 func (f *Follower) Leased() *Follower {
-	f.lease, f.share = true, firstShare
+	f.lease, f.share, f.ask = true, firstShare, firstAsk
 	return f
 }
 
@@ -97,17 +98,17 @@ func (f *Follower) catchUp(ctx context.Context) (*Batch, error) {
 	return f.borrow(ctx)
 }
 
-func (f *Follower) read(ctx context.Context) (*Batch, error) { return f.readUpTo(ctx, 0) }
+func (f *Follower) read(ctx context.Context) (*Batch, error) { return f.readUpTo(ctx, fetchBytes, 0) }
 
-// readUpTo fetches once, and again while what fails passes by itself. A limit other than 0 is that of fetch.
-func (f *Follower) readUpTo(ctx context.Context, limit int64) (*Batch, error) {
+// readUpTo fetches once, and again while what fails passes by itself.
+func (f *Follower) readUpTo(ctx context.Context, ask int32, limit int64) (*Batch, error) {
 	for try := 0; ; try++ {
 		start, _ := f.tail.Reach()
 		leaderAge := 10 * time.Second
 		if try > 0 {
 			leaderAge = time.Millisecond // the leaders we believed in may be the reason
 		}
-		b, err := f.log.fetch(ctx, f.topic, f.at.At, start, leaderAge, limit)
+		b, err := f.log.fetch(ctx, f.topic, f.at.At, start, leaderAge, ask, limit)
 		if err == nil {
 			f.at = TailReader{At: b.Next}
 			return b, nil
@@ -150,14 +151,11 @@ const (
 )
 
 // fetch reads the partitions in which at is behind until, from their leaders, once. A raw fetch instead of a client
-// for each reader: it keeps no session, buffers nothing ahead, and its answer says exactly how far it got. A limit other
-// than 0 bounds what is returned, in bytes of records as they are when decompressed; a larger record comes alone.
-func (l *Log) fetch(ctx context.Context, topic string, at, until Position, leaderAge time.Duration, limit int64) (*Batch, error) {
-	bytes := int32(fetchBytes)
-	if limit > 0 {
-		bytes = int32(min(fetchBytes, limit))
-	}
-	records, next, err := l.fetchUpTo(ctx, topic, at, until, leaderAge, bytes)
+// for each reader: it keeps no session, buffers nothing ahead, and its answer says exactly how far it got. ask is in
+// bytes as they are stored. A limit other than 0 bounds what is returned, in bytes of records as they are when
+// decompressed; a larger record comes alone.
+func (l *Log) fetch(ctx context.Context, topic string, at, until Position, leaderAge time.Duration, ask int32, limit int64) (*Batch, error) {
+	records, next, err := l.fetchUpTo(ctx, topic, at, until, leaderAge, ask)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,12 @@ import (
 const (
 	// firstShare is how much of the older records a follower asks for that is new, or slow, in bytes.
 	firstShare = 64 << 10
+	// fullShare is the most that it asks for.
+	fullShare = 4 << 20
+	// firstAsk and leastAsk are bytes that are asked of Kafka, as they are stored. How many of them fill a share is learned:
+	// to decompress what will not be kept only costs time.
+	firstAsk = 64 << 10
+	leastAsk = 4 << 10
 	// prompt is how long a batch may be in use by a follower that gets a larger one next.
 	prompt = 500 * time.Millisecond
 	// recordOverhead is about what a record takes besides its key and value.
@@ -25,7 +31,7 @@ const (
 // what a broker has sent is larger than what is kept of it.
 func (f *Follower) borrow(ctx context.Context) (*Batch, error) {
 	l, all := f.log, int64(f.log.cfg.FetchSlots)*fetchBytes
-	for held, from := f.share, f.at; ; {
+	for held, from := min(f.share, all), f.at; ; {
 		if err := l.lent.Acquire(ctx, held); err != nil {
 			return nil, err
 		}
@@ -43,11 +49,16 @@ func (f *Follower) borrow(ctx context.Context) (*Batch, error) {
 			held, f.at = size, from
 			continue
 		}
+		if b.short {
+			f.ask = max(f.ask/2, leastAsk)
+		} else if size < held/2 {
+			f.ask = min(f.ask*2, fetchBytes)
+		}
 		given := time.Now()
 		b.Release = func() {
 			l.lent.Release(size)
 			if time.Since(given) < prompt {
-				f.share = min(2*f.share, fetchBytes)
+				f.share = min(2*f.share, fullShare)
 			} else {
 				f.share = firstShare
 			}
@@ -60,7 +71,7 @@ func (f *Follower) fetchOne(ctx context.Context, limit int64) (*Batch, error) {
 	select {
 	case f.log.slots <- struct{}{}:
 		defer func() { <-f.log.slots }()
-		return f.readUpTo(ctx, limit)
+		return f.readUpTo(ctx, f.ask, limit)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -69,7 +80,7 @@ func (f *Follower) fetchOne(ctx context.Context, limit int64) (*Batch, error) {
 // cut leaves out what goes beyond limit bytes, but never the first record, and moves Next back to it. Records that stay
 // don't keep the buffer alive that they were decompressed into, unless they may be most of it.
 func (b *Batch) cut(records []*kgo.Record, limit int64) []*kgo.Record {
-	size, cut, kept := int64(0), false, 0
+	size, kept := int64(0), 0
 	for i, r := range records {
 		if r.Attrs.IsControl() {
 			continue
@@ -83,12 +94,12 @@ func (b *Batch) cut(records []*kgo.Record, limit int64) []*kgo.Record {
 					b.Next.Next[r.Partition] = r.Offset
 				}
 			}
-			records, cut = records[:i], true
+			records, b.short = records[:i], true
 			break
 		}
 		kept++
 	}
-	if cut || limit < fetchBytes {
+	if b.short || limit < fullShare {
 		for _, r := range records {
 			r.Value = bytes.Clone(r.Value)
 		}

@@ -53,6 +53,7 @@ type Batch struct {
 	Release func()
 
 	size   int64
+	short  bool // more had been read; see cut
 	pieces [2]atomic.Pointer[[]byte]
 }
 
