@@ -1,4 +1,4 @@
-.PHONY: test check unit browser kafka bench crash faults faults-short switches fuzz
+.PHONY: test check unit browser kafka bench crash faults faults-short switches soak fuzz
 # What CI runs: static checks, every test under the race detector, the TypeScript client in a real Chromium, and the tests of
 # the engines, of a whole node and of the browser once more against a real Kafka that is started for it. Without Node.js and
 # Chromium, or without Java and Maven, that part is skipped, with a line that says so; with CI=true a skip is a failure.
@@ -44,6 +44,9 @@ faults-short: ## two short runs and a small race on one broker; also part of kaf
 switches: ## 10,000 connections that break, over every transport, between old events and new ones
 	PENSTOCK_SWITCHES=$${PENSTOCK_SWITCHES:-10000} go test -race -count=1 -timeout 60m -v -run Switches .
 	PENSTOCK_SWITCHES=$${PENSTOCK_SWITCHES:-10000} deploy/kafka/kafka run -- go test -race -count=1 -timeout 2h -v -run Switches .
+
+soak: ## a node with small bounds, ten minutes of everything that may cost memory
+	PENSTOCK_SOAK=$${PENSTOCK_SOAK:-10m} go test -count=1 -timeout 60m -v -run Soak . | grep -v level=
 
 FUZZTIME ?= 60s
 fuzz: ## every fuzz target for FUZZTIME

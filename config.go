@@ -40,7 +40,12 @@ type Config struct {
 	TrustedProxies []string `koanf:"trusted_proxies"`
 	ProxyHeader    string   `koanf:"proxy_header"`
 	// KeepRefused is how many refused requests of each source are kept to be looked at. Default 100.
-	KeepRefused int         `koanf:"keep_refused"`
+	KeepRefused int `koanf:"keep_refused"`
+	// MaxConnections bounds the HTTP connections at once, feeds aside; those beyond are closed. Default 10,000.
+	MaxConnections int `koanf:"max_connections"`
+	// MaxInFlight bounds the bytes of webhooks in hand, 64 KiB to 64 GiB; those beyond are answered 503. One that is larger
+	// is taken when it is alone. Default 256 MiB.
+	MaxInFlight int64       `koanf:"max_in_flight"`
 	Spool       SpoolConfig `koanf:"spool"`
 
 	Deliveries DeliveriesConfig `koanf:"deliveries"`
@@ -144,7 +149,7 @@ func DevelopmentConfig() Config {
 // envKeys are the keys that the environment can set.
 var envKeys = []string{"listen", "data", "kafka.brokers", "kafka.embedded", "kafka.prefix", "kafka.partitions", "kafka.replication", "auth.tokens",
 	"spool.max_bytes", "spool.after", "tls.cert", "tls.key", "feeds.max_connections", "feeds.max_per_ip", "feeds.max_per_token", "feeds.memory", "feeds.lifetime", "feeds.origins", "feeds.deflate", "deliveries.keep", "deliveries.max",
-	"public_url", "trusted_proxies", "proxy_header", "keep_refused"}
+	"public_url", "trusted_proxies", "proxy_header", "keep_refused", "max_connections", "max_in_flight"}
 
 // envKey returns the key that an environment variable sets, or "".
 func envKey(variable string) string {
@@ -158,7 +163,7 @@ func envKey(variable string) string {
 
 // keyRules are all keys of the file; anything else is a typing mistake that would silently change nothing.
 var keyRules = []*regexp.Regexp{
-	regexp.MustCompile(`^(listen|data|public_url|trusted_proxies|proxy_header|keep_refused|kafka\.(brokers|embedded|prefix|partitions|replication)|auth\.tokens|spool\.(max_bytes|after)|tls\.(cert|key)|feeds\.(max_connections|max_per_ip|max_per_token|memory|lifetime|origins|deflate)|deliveries\.(keep|max))$`),
+	regexp.MustCompile(`^(listen|data|public_url|trusted_proxies|proxy_header|keep_refused|max_connections|max_in_flight|kafka\.(brokers|embedded|prefix|partitions|replication)|auth\.tokens|spool\.(max_bytes|after)|tls\.(cert|key)|feeds\.(max_connections|max_per_ip|max_per_token|memory|lifetime|origins|deflate)|deliveries\.(keep|max))$`),
 	regexp.MustCompile(`^sources\.[^.]+\.(provider|secrets|stream|max_body|handshake|verify_token|verification|when|when\.[^.]+|allow|allow_file|limits\.(rate|burst|client_rate|client_burst)|content_types|public_url|tolerance)$`),
 	regexp.MustCompile(`^providers\.[^.]+\.(docs|algorithm|header|encoding|key|layout|prefix|label|separator|assign|message|timestamp\.(header|key|body|unit|tolerance)|type|id|subject|repeats|content_types|max_body|inflated|keep)$`),
 	regexp.MustCompile(`^projections(\.|$)`), // decodeProjection knows the others
@@ -297,6 +302,12 @@ func (c Config) problems() (all []problem) {
 	}
 	if c.KeepRefused < 0 || c.KeepRefused > 10_000 {
 		add("keep_refused", "between 0 and 10000, not %d", c.KeepRefused)
+	}
+	if c.MaxConnections < 0 {
+		add("max_connections", "at least 1, or 0 for the default, not %d", c.MaxConnections)
+	}
+	if m := c.MaxInFlight; m != 0 && (m < 64<<10 || m > 64<<30) {
+		add("max_in_flight", "between 64 KiB and 64 GiB, or 0 for the default, not %d", m)
 	}
 	all = append(all, c.openDoors()...)
 	all = append(all, c.rowProblems()...)

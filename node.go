@@ -66,6 +66,7 @@ type Node struct {
 
 	reloading sync.Mutex
 	reloads   *prometheus.CounterVec
+	conns     *connections
 	load      func() (Config, error) // reads the configuration file again; nil without one
 }
 
@@ -83,6 +84,7 @@ func NewNode(cfg Config, app App, logger *slog.Logger) (*Node, error) {
 	}
 	return &Node{
 		cfg: cfg, app: app, logger: logger, started: make(chan struct{}), metrics: prometheus.NewRegistry(), reloads: newReloads(),
+		conns:      newConnections(cfg.MaxConnections),
 		unanswered: unanswered,
 	}, nil
 }
@@ -179,7 +181,7 @@ func (c Config) ofProgram(app App) []projections.Projection {
 
 // compose builds the engines over the open log and tables.
 func (n *Node) compose() (err error) {
-	n.metrics.MustRegister(n.reloads, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.metrics.MustRegister(n.reloads, n.conns, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	streams, _ := n.engine.View(eventstore.StreamsFold{}.Name())
 	n.history = eventstore.NewHistory(n.log, streams.Table())
 	n.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "penstock_order_violations",
@@ -219,7 +221,7 @@ func (n *Node) compose() (err error) {
 		return fmt.Errorf("trusted_proxies: %w", err)
 	}
 	if n.hooks, err = ingress.New(ingress.Config{
-		Sources: sources, Append: n.spool.Append, SecretsDir: filepath.Join(n.cfg.Data, "secrets"), Proxies: proxies, KeepRefused: n.cfg.KeepRefused, Logger: n.logger, Registerer: n.metrics,
+		Sources: sources, Append: n.spool.Append, SecretsDir: filepath.Join(n.cfg.Data, "secrets"), Proxies: proxies, KeepRefused: n.cfg.KeepRefused, MaxInFlight: n.cfg.MaxInFlight, Logger: n.logger, Registerer: n.metrics,
 	}); err != nil {
 		return err
 	}

@@ -170,7 +170,7 @@ func (w *Writers) serve(ctx context.Context, p int32) {
 const (
 	batchEntries = 2000 // entries of one transaction at most
 	// pendingLimit bounds what all writers of a node remember beyond the fold. An outcome takes about 1 KB.
-	pendingLimit = 300_000
+	pendingLimit = 100_000
 )
 
 // Pressed reports whether a backlog is being worked off and the writers, not the fold, are what it waits for. The
