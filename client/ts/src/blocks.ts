@@ -75,7 +75,6 @@ export class Blocks {
         this.block.event = value;
         break;
       case "data":
-        this.bound(value.length);
         this.block.data += value + "\n";
         this.some = true;
         break;

@@ -1,5 +1,5 @@
 import type { Limits } from "./options.js";
-import { Unfit } from "./refused.js";
+import { Away, Foreign, refusal, Refused, Unfit } from "./refused.js";
 
 /** What every transport needs to know of the feed, and of the connection that it is to make. */
 export interface Target {
@@ -51,6 +51,42 @@ export class Connection {
     this.outer?.removeEventListener("abort", this.forward);
     this.control.abort(new Error("closed"));
   }
+}
+
+/** ask sends a request. What is not even answered says nothing of the transport. */
+export async function ask(t: Target, c: Connection, query: URLSearchParams, headers: Record<string, string>): Promise<Response> {
+  const url = new URL(t.url);
+  url.search = query.toString();
+  try {
+    // Whoever redirects is not the node.
+    return await t.fetch(url, { headers: { ...t.headers, ...headers }, signal: c.signal, cache: "no-store", redirect: "manual" });
+  } catch (error) {
+    throw c.signal.aborted ? error : new Away(error);
+  }
+}
+
+/**
+ * why asks for a page of the same feed, where a transport fails without a word of the node: a page that would be given says
+ * that it is the transport, and an answer of the node what is wrong.
+ */
+export async function why(t: Target, c: Connection, failure: string): Promise<Error> {
+  const query = new URLSearchParams(t.query);
+  for (const name of ["snapshot", "every"]) query.delete(name); // pages don't have these
+  if (!query.has("cursor") && !query.has("from")) query.set("from", "latest");
+  query.set("limit", "1");
+  c.within(t.limits.answer);
+  const answer = await ask(t, c, query, { Accept: "application/json" });
+  if (answer.ok && mediaType(answer) === "application/json") {
+    await answer.body?.cancel();
+    return new Unfit(failure + ", and a page would be given");
+  }
+  const error = await refusal(answer, Date.now());
+  if (error instanceof Refused) return error.type || !error.temporary ? error : new Away(error);
+  return new Foreign(`${failure}, and ${error.message}`);
+}
+
+export function mediaType(answer: Response): string | undefined {
+  return answer.headers.get("Content-Type")?.split(";")[0]?.trim();
 }
 
 /** aborted rejects when signal does. */

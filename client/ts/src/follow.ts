@@ -1,10 +1,10 @@
-import { Connection, sleep, type Target } from "./connection.js";
+import { aborted, Connection, sleep, type Target } from "./connection.js";
 import { better, overPages } from "./longpoll.js";
-import type { Change, CloudEvent, Control, Item, Message, Transport } from "./messages.js";
+import type { Change, CloudEvent, Control, Item, Message, Notice, Transport } from "./messages.js";
 import { usual, type Limits, type Options } from "./options.js";
-import { Closing, done, Refused, Unfit } from "./refused.js";
+import { Away, Closing, done, Foreign, Refused, Unfit } from "./refused.js";
 import { overSSE } from "./sse.js";
-import { NotOpened, overWebSocket } from "./websocket.js";
+import { overWebSocket } from "./websocket.js";
 
 /**
  * follow follows the feed at url, which has the filter and other parameters in its query (docs/feeds.md), over any number
@@ -18,7 +18,11 @@ import { NotOpened, overWebSocket } from "./websocket.js";
  * message again.
  */
 export async function follow<T = CloudEvent | Change>(url: string | URL, options: Options<T>): Promise<void> {
-  await new Follower(url, options).run();
+  try {
+    await new Follower(url, options).run();
+  } catch (error) {
+    throw error instanceof Handler ? error.error : error;
+  }
 }
 
 /** Handler marks what a handler threw, so that it isn't taken for the connection's. */
@@ -72,8 +76,8 @@ class Follower<T> {
     if (options.from) this.query.set("from", options.from);
     if (options.onGap) this.query.set("on_gap", options.onGap);
     const one = options.transport ?? "auto";
-    const headers = Object.keys(options.headers ?? {}).length > 0;
-    this.ways = one !== "auto" ? [one] : headers ? ["sse", "long-poll"] : ["websocket", "sse", "long-poll"];
+    const sockets = (options.WebSocket ?? globalThis.WebSocket) && Object.keys(options.headers ?? {}).length === 0;
+    this.ways = one !== "auto" ? [one] : sockets ? ["websocket", "sse", "long-poll"] : ["sse", "long-poll"];
   }
 
   private get way(): Transport {
@@ -84,10 +88,11 @@ class Follower<T> {
     const { signal } = this.options;
     for (;;) {
       const error = await this.connect();
-      if (error instanceof Handler) throw error.error;
+      if (error instanceof Handler) throw error;
       if (error === done) return;
       signal?.throwIfAborted();
-      if (error instanceof Refused && !error.temporary) {
+      // What comes without a problem document is not the node's word: once it has spoken, it may do so again.
+      if (error instanceof Refused && !error.temporary && (error.type || error.status === 401 || this.worked.size === 0)) {
         if (error.status !== 401 || !this.options.token || this.denied) throw error;
         this.denied = error;
         continue;
@@ -104,7 +109,7 @@ class Follower<T> {
         // A better one may get through by now.
         if (this.at > 0 && Date.now() - this.switched > this.limits.better) this.turn(0);
       } else if (this.judge(error)) {
-        this.options.onNotice?.({ kind: "switched", transport: used, next: this.way, error });
+        this.notify({ kind: "switched", transport: used, next: this.way, error });
         if (this.at > 0) continue; // after the last one, a pause
       }
       await this.pause(used, error);
@@ -113,16 +118,22 @@ class Follower<T> {
 
   /** judge decides whether a failure is the transport's fault, and moves on to the next one then. */
   private judge(error: unknown): boolean {
-    if (error instanceof Refused && error.type) return false; // the node has answered
-    const wall = error instanceof Unfit;
-    // Of a WebSocket that worked before, rather the node is away than a proxy new.
-    this.doubt += this.proven ? (wall && !(error instanceof NotOpened) ? 3 : 1) : wall ? 3 : 2;
+    if (error instanceof Away || error instanceof Closing || error instanceof Refused) return false; // the node is not there, or has answered
+    this.doubt += error instanceof Unfit ? 3 : 2;
     if (this.doubt < (this.proven ? 6 : 3)) return false;
     const last = this.at + 1 === this.ways.length;
-    if (last && this.worked.size === 0 && wall && !(error instanceof NotOpened)) throw error; // nobody here is a node
+    if (last && this.worked.size === 0 && error instanceof Foreign) throw new Refused(0, { title: error.message }); // nobody here is a node
     if (this.ways.length === 1) return false;
     this.turn(last ? 0 : this.at + 1);
     return true;
+  }
+
+  private notify(notice: Notice): void {
+    try {
+      this.options.onNotice?.(notice);
+    } catch (error) {
+      throw new Handler(error);
+    }
   }
 
   private turn(at: number): void {
@@ -141,7 +152,7 @@ class Follower<T> {
     this.failures++;
     if (this.hint > 0) waitMs = Math.max(waitMs, this.hint * (1 + Math.random() / 5));
     this.hint = 0;
-    this.options.onNotice?.({ kind: "lost", transport, error, waitMs });
+    this.notify({ kind: "lost", transport, error, waitMs });
     await sleep(waitMs, this.options.signal);
   }
 
@@ -151,14 +162,15 @@ class Follower<T> {
     this.fresh = true;
     const c = new Connection(this.options.signal);
     try {
-      const target = await this.target();
+      const target = await this.target(c);
       for await (const item of this.feed(target, c)) {
+        this.options.signal?.throwIfAborted(); // much may have come ahead
         if ("control" in item) await this.hear(item.control);
         else await this.data(item);
       }
       return new Error("the connection ends");
     } catch (error) {
-      if (error instanceof Handler || error instanceof Refused || error === done || error === better) return error;
+      if (error instanceof Handler || error instanceof Refused || error instanceof Away || error === done || error === better) return error;
       return c.signal.aborted ? c.signal.reason : error;
     } finally {
       c.close();
@@ -178,10 +190,10 @@ class Follower<T> {
     }
   }
 
-  private async target(): Promise<Target> {
+  private async target(c: Connection): Promise<Target> {
     const headers = { ...this.options.headers };
     if (this.options.token) {
-      const token = await this.options.token();
+      const token = await this.ask(this.options.token, c);
       if (this.denied && token === this.token) throw this.denied;
       this.token = token;
       headers["Authorization"] = "Bearer " + token;
@@ -196,6 +208,20 @@ class Follower<T> {
       fetch: this.options.fetch ?? ((...a) => globalThis.fetch(...a)), // a browser's wants its own "this"
       WebSocket: this.options.WebSocket ?? globalThis.WebSocket,
     };
+  }
+
+  /** ask gets the token. Who hands tokens out may be away, as a node may, or never answer. */
+  private async ask(token: () => string | Promise<string>, c: Connection): Promise<string> {
+    c.within(this.limits.answer);
+    const end = aborted(c.signal);
+    try {
+      return await Promise.race([token(), end.promise]);
+    } catch (error) {
+      throw this.options.signal?.aborted ? error : new Away(error);
+    } finally {
+      end.stop();
+      c.atEase();
+    }
   }
 
   /** hear takes what a feed says about itself. */
@@ -238,7 +264,7 @@ class Follower<T> {
     this.opened = this.proven = true;
     this.worked.add(this.way);
     this.denied = undefined;
-    this.options.onNotice?.({ kind: "connected", transport: this.way });
+    this.notify({ kind: "connected", transport: this.way });
   }
 
   private async data(item: { text: string; cursor?: string }): Promise<void> {

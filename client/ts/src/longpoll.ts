@@ -1,6 +1,6 @@
-import { sleep, type Connection, type Target } from "./connection.js";
+import { ask, mediaType, sleep, type Connection, type Target } from "./connection.js";
 import type { Item } from "./messages.js";
-import { done, refusal, Refused, Unfit } from "./refused.js";
+import { Away, done, Foreign, refusal, Refused, textOf } from "./refused.js";
 
 /** pageItems is how many messages are asked for at a time. None of them has a cursor but the last one. */
 const pageItems = 100;
@@ -25,22 +25,21 @@ interface Page {
 export async function* overPages(t: Target, c: Connection, left: () => number | undefined, until: number | undefined): AsyncGenerator<Item> {
   const query = new URLSearchParams(t.query);
   if (!query.has("cursor") && query.get("snapshot") === "true") {
-    throw new Refused(0, { type: "/problems/invalid", field: "snapshot", title: "Pages have no snapshot; it takes a WebSocket or Server-Sent Events" });
+    throw new Foreign("pages have no snapshot; it takes a WebSocket or Server-Sent Events");
   }
   if (!query.has("cursor") && !query.has("from")) query.set("from", "latest"); // as a feed; a page would begin at the earliest
   for (let caughtUp = false, opened = false; ; ) {
     query.set("limit", String(Math.min(pageItems, left() ?? pageItems)));
-    const url = new URL(t.url);
-    url.search = query.toString();
     const began = Date.now();
     c.within(t.limits.answer + (caughtUp ? t.limits.poll : 0));
-    const headers: Record<string, string> = { ...t.headers, Accept: "application/json" };
+    const headers: Record<string, string> = { Accept: "application/json" };
     if (caughtUp) headers["Prefer"] = `wait=${Math.max(1, Math.floor(t.limits.poll / 1000))}`;
-    const answer = await t.fetch(url, { headers, signal: c.signal, cache: "no-store", redirect: "error" });
-    const media = answer.headers.get("Content-Type")?.split(";")[0]?.trim();
-    if (answer.status !== 200 || media !== "application/json") throw await refusal(answer, Date.now());
-    const text = await answer.text();
-    if (text.length > t.limits.message) throw new RangeError("a page of the feed is larger than all bounds");
+    const answer = await ask(t, c, query, headers);
+    if (answer.status !== 200 || mediaType(answer) !== "application/json") {
+      const error = await refusal(answer, Date.now());
+      throw error instanceof Refused && !error.type && error.temporary ? new Away(error) : error; // a gateway's
+    }
+    const text = await textOf(answer, t.limits.message, () => c.within(t.limits.quiet));
     const page = pageOf(text);
     c.begun = true;
     c.atEase();
@@ -71,7 +70,7 @@ function pageOf(text: string): Page {
   } catch {
     // no page, then
   }
-  throw new Unfit("the answer is JSON that is no page");
+  throw new Foreign("the answer is JSON that is no page");
 }
 
 /** itemsOf cuts the texts of a page's items out, so that they are what every other transport sends. */

@@ -1,20 +1,23 @@
 import { Blocks, type Block } from "./blocks.js";
-import type { Connection, Target } from "./connection.js";
+import { ask, mediaType, why, type Connection, type Target } from "./connection.js";
 import type { Control, Item } from "./messages.js";
-import { done, refusal, Unfit } from "./refused.js";
+import { Away, done, refusal, Refused, Unfit } from "./refused.js";
 
 /** overSSE follows the feed as Server-Sent Events, through fetch: an EventSource can't have headers, or say why it fails. */
 export async function* overSSE(t: Target, c: Connection): AsyncGenerator<Item> {
-  const url = new URL(t.url);
-  // The cursor goes in the query: a node takes who sends Last-Event-ID for an EventSource, which only understands 200.
-  url.search = t.query.toString();
   c.within(t.limits.answer);
-  const answer = await t.fetch(url, {
-    headers: { ...t.headers, Accept: "text/event-stream" }, signal: c.signal, cache: "no-store", redirect: "error",
-  });
+  let answer: Response;
+  try {
+    // The cursor goes in the query: a node takes who sends Last-Event-ID for an EventSource, which only understands 200.
+    answer = await ask(t, c, t.query, { Accept: "text/event-stream" });
+  } catch (error) {
+    throw error instanceof Away ? await why(t, c, "the event stream is not answered") : error;
+  }
   if (answer.status === 204) throw done;
-  const media = answer.headers.get("Content-Type")?.split(";")[0]?.trim();
-  if (answer.status !== 200 || media !== "text/event-stream" || !answer.body) throw await refusal(answer, Date.now());
+  if (answer.status !== 200 || mediaType(answer) !== "text/event-stream" || !answer.body) {
+    const error = await refusal(answer, Date.now());
+    throw error instanceof Refused && !error.type ? await why(t, c, "the event stream is " + error.message) : error;
+  }
   c.within(t.limits.answer);
   const reader = answer.body.getReader();
   const decoder = new TextDecoder("utf-8", { ignoreBOM: true });

@@ -1,33 +1,13 @@
-import { aborted, type Connection, type Target } from "./connection.js";
+import { why, type Connection, type Target } from "./connection.js";
 import { itemOf, type Item } from "./messages.js";
-import { Closing, done, refusal, Refused, Unfit } from "./refused.js";
+import { Closing, done, Refused, Unfit } from "./refused.js";
 
-/** NotOpened is a WebSocket that was not made, and not because the node refuses the feed. */
-export class NotOpened extends Unfit {}
-
-/** why asks for a page of the same feed, because a browser doesn't tell how a WebSocket was refused. */
-async function why(t: Target, c: Connection): Promise<Error> {
-  const query = new URLSearchParams(t.query);
-  for (const name of ["snapshot", "every"]) query.delete(name); // pages don't have these
-  if (!query.has("cursor") && !query.has("from")) query.set("from", "latest");
-  query.set("limit", "1");
-  const url = new URL(t.url);
-  url.search = query.toString();
-  c.within(t.limits.answer);
-  const answer = await t.fetch(url, {
-    headers: { ...t.headers, Accept: "application/json" }, signal: c.signal, cache: "no-store", redirect: "error",
-  });
-  if (answer.ok) {
-    await answer.body?.cancel();
-    return new NotOpened("the WebSocket was not made, and a page would be given");
-  }
-  const error = await refusal(answer, Date.now());
-  return error instanceof Refused && error.type ? error : new NotOpened("the WebSocket was not made: " + error.message);
-}
+/** shut is a WebSocket that was not made. A browser doesn't tell why. */
+const shut = Symbol("shut");
 
 /** overWebSocket follows the feed over a WebSocket (RFC 6455) with the subprotocol penstock.v1. */
 export async function* overWebSocket(t: Target, c: Connection): AsyncGenerator<Item> {
-  if (!t.WebSocket) throw new NotOpened("there are no WebSockets here");
+  if (!t.WebSocket) throw new Unfit("there are no WebSockets here");
   const url = new URL(t.url);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   url.search = t.query.toString();
@@ -35,7 +15,7 @@ export async function* overWebSocket(t: Target, c: Connection): AsyncGenerator<I
   if (t.token) protocols.push("penstock.bearer." + base64url(t.token));
   c.within(t.limits.answer);
   const ws = new t.WebSocket(url, protocols);
-  const queue: string[] = [];
+  let queue: string[] = [];
   let queued = 0;
   let open = false;
   let end: { error: unknown } | undefined;
@@ -48,34 +28,40 @@ export async function* overWebSocket(t: Target, c: Connection): AsyncGenerator<I
     open = true;
   };
   ws.onmessage = ({ data }: MessageEvent) => {
+    if (end) return;
     if (typeof data !== "string") return stop(new Unfit("a message that is no text"));
+    if (data.length > t.limits.message) return stop(new RangeError("a message of the feed is larger than all bounds"));
     queue.push(data);
     queued += data.length;
-    if (data.length > t.limits.message) return stop(new RangeError("a message of the feed is larger than all bounds"));
     // Nothing holds a WebSocket back. What is ahead of a slow handler would fill the memory; it can be had again.
-    if (queued > t.limits.ahead) {
+    if (queued > t.limits.ahead && queued > data.length) {
       stop(new Error("the handler is too slow for a WebSocket"));
       ws.close();
     }
     wake();
   };
-  ws.onclose = ({ code, reason }: CloseEvent) => stop(open ? closed(code, reason) : new NotOpened("the WebSocket was not made"));
-  const abort = aborted(c.signal);
+  ws.onclose = ({ code, reason }: CloseEvent) => stop(open ? closed(code, reason) : shut);
+  const gone = () => stop(c.signal.reason);
+  c.signal.addEventListener("abort", gone);
   try {
     for (;;) {
       // What came before the end is still handled.
-      for (let text = queue.shift(); text !== undefined; text = queue.shift()) {
-        queued -= text.length;
+      while (queue.length > 0) {
+        const some = queue;
+        queue = [];
         c.begun = true;
         c.atEase();
-        yield itemOf(text);
+        for (const text of some) {
+          yield itemOf(text);
+          queued -= text.length;
+        }
         c.within(t.limits.quiet);
       }
-      if (end) throw end.error instanceof NotOpened ? await why(t, c) : end.error;
-      await Promise.race([new Promise<void>((resolve) => (wake = resolve)), abort.promise]);
+      if (end) throw end.error === shut ? await why(t, c, "the WebSocket is not made") : end.error;
+      await new Promise<void>((resolve) => (wake = resolve));
     }
   } finally {
-    abort.stop();
+    c.signal.removeEventListener("abort", gone);
     ws.onopen = ws.onmessage = ws.onclose = null;
     ws.close();
   }
