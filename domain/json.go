@@ -43,3 +43,14 @@ func exactNumbers(v any) any {
 	}
 	return v
 }
+
+// AppendJSONText appends s as a JSON text, exactly as encoding/json does.
+func AppendJSONText(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			quoted, _ := json.Marshal(s) // a text always encodes
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
+}

@@ -65,7 +65,7 @@ func decodeOutcome(b []byte) (domain.Outcome, error) {
 // appendOutcome appends what encoding/json makes of o.
 func appendOutcome(b []byte, o domain.Outcome) ([]byte, error) {
 	var err error
-	text := func(key, value string) { b = appendText(append(b, key...), value) }
+	text := func(key, value string) { b = domain.AppendJSONText(append(b, key...), value) }
 	some := func(key, value string) {
 		if value != "" {
 			text(key, value)
@@ -148,16 +148,6 @@ func appendTime(b []byte, t time.Time) ([]byte, error) {
 	return append(t.AppendFormat(append(b, '"'), time.RFC3339Nano), '"'), nil
 }
 
-func appendText(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			quoted, _ := json.Marshal(s) // a string always encodes
-			return append(b, quoted...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
-}
-
 // parseOutcome reads JSON as appendOutcome writes it: no white space, known keys, each once. ok is false for anything
 // else, which isn't an error: encoding/json shall judge it. All texts share one copy of b.
 func parseOutcome(value []byte) (o domain.Outcome, ok bool) {
@@ -235,13 +225,13 @@ func parseOutcome(value []byte) (o domain.Outcome, ok bool) {
 
 // appendStreamRow appends what encoding/json makes of r.
 func appendStreamRow(b []byte, r StreamRow) ([]byte, error) {
-	b = appendText(append(b, `{"stream":`...), string(r.Stream))
+	b = domain.AppendJSONText(append(b, `{"stream":`...), string(r.Stream))
 	b = strconv.AppendUint(append(b, `,"version":`...), r.Version, 10)
 	b = strconv.AppendInt(append(b, `,"partition":`...), int64(r.Partition), 10)
 	b, err1 := appendTime(append(b, `,"first":`...), r.First)
 	b, err2 := appendTime(append(b, `,"last":`...), r.Last)
-	b = appendText(append(b, `,"last_type":`...), r.LastType)
-	b = appendText(append(b, `,"last_id":`...), r.LastID)
+	b = domain.AppendJSONText(append(b, `,"last_type":`...), r.LastType)
+	b = domain.AppendJSONText(append(b, `,"last_id":`...), r.LastID)
 	return append(b, '}'), errors.Join(err1, err2)
 }
 

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"cel.dev/cel-go/cel"
@@ -84,12 +85,13 @@ var fieldRule = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 type Declared struct {
 	declaration Declaration
 	definition  string
-	where, key  cel.Program // where is nil for none
-	remove      cel.Program // nil for none
+	where, key  *expression // where is nil for none
+	remove      *expression // nil for none
 	fields      []field     // by name
 	indexes     []Index
 	schema      Schema
-	readsData   bool // an expression may look at the body
+	readsData   bool         // an expression may look at the body
+	size        atomic.Int64 // about that of the next row
 }
 
 type fieldKind int
@@ -105,11 +107,11 @@ const (
 
 // field is one field of the row.
 type field struct {
-	name    string
-	kind    fieldKind
-	program cel.Program
-	result  *cel.Type
-	cap     int
+	name   string
+	kind   fieldKind
+	value  *expression // nil for a count
+	result *cel.Type
+	cap    int
 }
 
 // key is where the field stands in its declaration.
@@ -136,14 +138,14 @@ func Declare(d Declaration) (*Declared, []Problem) {
 	if err != nil {
 		return nil, []Problem{{Err: err}}
 	}
-	compile := func(key, text string, wanted ...*cel.Type) (cel.Program, *cel.Type) {
-		program, result, found := compileIn(env, text, wanted)
+	compile := func(key, text string, wanted ...*cel.Type) (*expression, *cel.Type) {
+		x, result, found := compileIn(env, text, wanted)
 		out.readsData = out.readsData || strings.Contains(text, "data")
 		for _, p := range found {
 			p.Key = key
 			problems = append(problems, p)
 		}
-		return program, result
+		return x, result
 	}
 	if d.Where != "" {
 		out.where, _ = compile("from.where", d.Where, cel.BoolType)
@@ -167,22 +169,22 @@ func Declare(d Declaration) (*Declared, []Problem) {
 		{"set", fieldSet, d.Set, nil}, {"sum", fieldSum, d.Sum, numbers}, {"min", fieldMin, d.Min, ordered}, {"max", fieldMax, d.Max, ordered},
 	} {
 		for name, text := range of.texts {
-			program, result := compile(of.key+"."+name, text, of.wanted...)
-			out.fields = append(out.fields, field{name: name, kind: of.kind, program: program, result: result})
+			value, result := compile(of.key+"."+name, text, of.wanted...)
+			out.fields = append(out.fields, field{name: name, kind: of.kind, value: value, result: result})
 		}
 	}
 	for _, name := range d.Count {
 		out.fields = append(out.fields, field{name: name, kind: fieldCount, result: cel.IntType})
 	}
 	for name, a := range d.Append {
-		program, result := compile("append."+name+".value", a.Value)
+		value, result := compile("append."+name+".value", a.Value)
 		if a.Cap == 0 {
 			a.Cap = defaultCap
 		}
 		if a.Cap < 1 || a.Cap > maxCap {
 			bad("append."+name+".cap", fmt.Errorf("between 1 and %d, not %d", maxCap, a.Cap))
 		}
-		out.fields = append(out.fields, field{name: name, kind: fieldAppend, program: program, result: result, cap: a.Cap})
+		out.fields = append(out.fields, field{name: name, kind: fieldAppend, value: value, result: result, cap: a.Cap})
 	}
 	slices.SortFunc(out.fields, func(a, b field) int { return cmp.Or(strings.Compare(a.name, b.name), cmp.Compare(a.kind, b.kind)) })
 	if len(out.fields) == 0 || len(out.fields) > maxFields {
@@ -255,41 +257,6 @@ func orAbsent(all ...*cel.Type) []*cel.Type {
 	return append(all, cel.OptionalType(cel.DynType))
 }
 
-func compileIn(env *cel.Env, text string, wanted []*cel.Type) (cel.Program, *cel.Type, []Problem) {
-	whole := func(format string, args ...any) (cel.Program, *cel.Type, []Problem) {
-		return nil, cel.DynType, []Problem{{Err: fmt.Errorf(format, args...)}}
-	}
-	if text == "" {
-		return whole("an expression is needed")
-	}
-	if len(text) > maxExpression {
-		return whole("an expression has at most %d bytes", maxExpression)
-	}
-	compiled, issues := env.Compile(text)
-	if issues.Err() != nil {
-		var all []Problem
-		for _, e := range issues.Errors() {
-			all = append(all, Problem{Line: e.Location.Line(), Column: e.Location.Column() + 1, Err: errors.New(e.Message)})
-		}
-		return nil, cel.DynType, all
-	}
-	result := compiled.OutputType()
-	if len(wanted) > 0 && !result.IsExactType(cel.DynType) && !slices.ContainsFunc(wanted, result.IsExactType) {
-		var names []string
-		for _, t := range wanted {
-			if t.Kind() != cel.OpaqueKind {
-				names = append(names, t.String())
-			}
-		}
-		return nil, result, []Problem{{Line: 1, Column: 1, Err: fmt.Errorf("the expression gives a %s, not a %s", result, strings.Join(names, " or "))}}
-	}
-	program, err := env.Program(compiled, cel.CostLimit(expressionCost), cel.EvalOptions(cel.OptOptimize))
-	if err != nil {
-		return whole("%w", err)
-	}
-	return program, result, nil
-}
-
 // Name is the projection's name.
 func (d *Declared) Name() string { return d.declaration.Name }
 
@@ -306,7 +273,7 @@ func (d *Declared) Indexes() []Index { return d.indexes }
 func (d *Declared) Declaration() Declaration { return d.declaration }
 
 // wants reports whether an event's attributes pass.
-func (d *Declared) wants(e domain.Event) bool {
+func (d *Declared) wants(e *domain.Event) bool {
 	matches := func(patterns []string, text string) bool {
 		return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool { return domain.MatchType(p, text) })
 	}
@@ -321,5 +288,5 @@ func (d *Declared) StreamOf(key string) (domain.Stream, bool) {
 
 // Apply folds one event.
 func (d *Declared) Apply(tx *eventstore.Tx, e domain.Event) error {
-	return d.apply(tx, e, &parsed{}, nil)
+	return d.apply(tx, &e, &parsed{}, nil)
 }

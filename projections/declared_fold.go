@@ -1,21 +1,14 @@
 package projections
 
 import (
-	"bytes"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
-	"slices"
-	"strconv"
 	"time"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
-	"cel.dev/cel-go/common/types/traits"
 	"github.com/penstock-io/penstock/domain"
 	"github.com/penstock-io/penstock/eventstore"
 )
@@ -24,25 +17,26 @@ import (
 // share it.
 type parsed struct {
 	done bool
-	data ref.Val
+	json any     // of Go's types
+	data ref.Val // the same for CEL
 }
 
-func (p *parsed) value(e domain.Event) ref.Val {
+func (p *parsed) parse(e *domain.Event) {
 	if !p.done {
 		p.done, p.data = true, types.NullValue
 		if v, err := domain.DecodeJSON(e.Data); err == nil {
-			p.data = types.DefaultTypeAdapter.NativeToValue(v)
+			p.json, p.data = v, types.DefaultTypeAdapter.NativeToValue(v)
 		}
 	}
-	return p.data
 }
 
 // scope is what the expressions see of one event: a cel.Activation, which makes only what is asked for.
 type scope struct {
-	event  domain.Event
-	body   *parsed
-	window time.Duration
-	row    map[string]any
+	of    *Declared
+	event *domain.Event
+	body  *parsed
+	row   []any // values of the fields, in their order; nil if there is no row
+	named map[string]any
 }
 
 // Parent is part of cel.Activation.
@@ -50,12 +44,16 @@ func (*scope) Parent() cel.Activation { return nil }
 
 // ResolveName is part of cel.Activation.
 func (s *scope) ResolveName(name string) (any, bool) {
-	e := &s.event
+	e := s.event
 	switch name {
 	case "data":
-		return s.body.value(*e), true
+		s.body.parse(e)
+		return s.body.data, true
 	case "row":
-		return s.row, true
+		if s.named == nil {
+			s.named = s.of.named(s.row)
+		}
+		return s.named, true
 	case "id":
 		return e.ID, true
 	case "type":
@@ -69,7 +67,7 @@ func (s *scope) ResolveName(name string) (any, bool) {
 	case "time":
 		return types.Timestamp{Time: e.Time}, true
 	case "window":
-		return types.Timestamp{Time: windowOf(e.Time, s.window)}, true
+		return types.Timestamp{Time: windowOf(e.Time, s.of.declaration.Window)}, true
 	case "delivery":
 		return e.Delivery, true
 	case "correlation":
@@ -78,6 +76,15 @@ func (s *scope) ResolveName(name string) (any, bool) {
 		return e.Causation, true
 	}
 	return nil, false
+}
+
+// named is a row as expressions see it.
+func (d *Declared) named(row []any) map[string]any {
+	m := make(map[string]any, len(row))
+	for i := range row {
+		m[d.fields[i].name] = row[i]
+	}
+	return m
 }
 
 // windowOf is the beginning of the piece of time that t is in.
@@ -90,13 +97,13 @@ func windowOf(t time.Time, d time.Duration) time.Time {
 // silently would make sums that nobody can trust. Where a member may be absent, has() asks for it.
 //
 // rows has the rows of the transaction that were read or written before, and may be nil.
-func (d *Declared) apply(tx *eventstore.Tx, e domain.Event, body *parsed, rows recentRows) error {
+func (d *Declared) apply(tx *eventstore.Tx, e *domain.Event, body *parsed, rows recentRows) error {
 	if !d.wants(e) {
 		return nil
 	}
-	s := &scope{event: e, body: body, window: d.declaration.Window}
+	s := &scope{of: d, event: e, body: body}
 	if d.where != nil {
-		yes, err := truth(d.where, s)
+		yes, err := d.where.truth(s)
 		if err != nil {
 			return fmt.Errorf("from.where: %w", err)
 		}
@@ -104,26 +111,23 @@ func (d *Declared) apply(tx *eventstore.Tx, e domain.Event, body *parsed, rows r
 			return nil
 		}
 	}
-	v, err := eval(d.key, s)
+	key, err := d.key.text(s)
 	if err != nil {
 		return fmt.Errorf("key: %w", err)
 	}
-	key, ok := v.Value().(string)
-	if !ok || key == "" {
-		return fmt.Errorf("key: a key is a text that isn't empty, not %s", v.Type().TypeName())
+	if key == "" {
+		return errors.New("key: the text is empty")
 	}
+	var ok bool
 	if s.row, ok = rows[key]; !ok {
-		s.row = map[string]any{}
 		if b := tx.Get(key); b != nil {
-			old, err := domain.DecodeJSON(b)
-			if err != nil {
+			if s.row, err = d.decodeRow(b); err != nil {
 				return fmt.Errorf("row %q: %w", key, err)
 			}
-			s.row, _ = old.(map[string]any)
 		}
 	}
 	if d.remove != nil {
-		yes, err := truth(d.remove, s)
+		yes, err := d.remove.truth(s)
 		if err != nil {
 			return fmt.Errorf("delete_when: %w", err)
 		}
@@ -132,27 +136,32 @@ func (d *Declared) apply(tx *eventstore.Tx, e domain.Event, body *parsed, rows r
 			return tx.Delete(key)
 		}
 	}
-	next := make(map[string]any, len(d.fields))
-	for _, f := range d.fields { // all of them see the row as it was
-		if next[f.name], err = f.fold(s); err != nil {
+	next := make([]any, len(d.fields))
+	for i, f := range d.fields { // all of them see the row as it was
+		var old any
+		if s.row != nil {
+			old = s.row[i]
+		}
+		if next[i], err = f.fold(s, old); err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
-	b := appendRow(nil, next)
+	b := d.appendRow(make([]byte, 0, d.size.Load()), next)
 	if len(b) > maxRow {
 		return fmt.Errorf("row %q would have %d bytes; a declared row has at most %d", key, len(b), maxRow)
 	}
+	d.size.Store(int64(len(b) + len(b)/8))
 	rows.keep(key, next)
 	return tx.Put(key, b)
 }
 
-// recentRows are rows that were written, and read as numbers would read them, so that they needn't be parsed again. They live as long as
-// the transaction.
-type recentRows map[string]map[string]any
+// recentRows are values of rows that were written, so that they needn't be parsed again. They live as long as the
+// transaction.
+type recentRows map[string][]any
 
 const maxRecentRows = 10_000
 
-func (r recentRows) keep(key string, row map[string]any) {
+func (r recentRows) keep(key string, row []any) {
 	if r == nil {
 		return
 	}
@@ -162,44 +171,18 @@ func (r recentRows) keep(key string, row map[string]any) {
 	r[key] = row
 }
 
-func eval(program cel.Program, s *scope) (ref.Val, error) {
-	v, _, err := program.Eval(s)
-	if o, ok := v.(*types.Optional); ok && err == nil { // of what may be absent: null if it is
-		if !o.HasValue() {
-			return types.NullValue, nil
-		}
-		v = o.GetValue()
-	}
-	return v, err
-}
-
-func truth(program cel.Program, s *scope) (bool, error) {
-	v, err := eval(program, s)
-	if err != nil {
-		return false, err
-	}
-	yes, ok := v.Value().(bool)
-	if !ok {
-		return false, fmt.Errorf("the expression gives a %s, not a bool", v.Type().TypeName())
-	}
-	return yes, nil
-}
-
 // fold returns the field's value after the event.
-func (f field) fold(s *scope) (any, error) {
-	old, had := s.row[f.name]
+func (f field) fold(s *scope, old any) (any, error) {
+	had := s.row != nil
 	if f.kind == fieldCount {
 		n, _ := old.(int64)
 		return n + 1, nil
 	}
-	v, err := eval(f.program, s)
-	if err != nil {
-		return nil, err
+	given, err := f.value.value(s)
+	if err != nil || f.kind == fieldSet {
+		return given, err
 	}
-	if f.kind == fieldSet {
-		return plain(v)
-	}
-	if _, null := v.(types.Null); null { // nothing to add: the field stays
+	if given == nil { // nothing to add: the field stays
 		if !had && f.kind == fieldSum {
 			return int64(0), nil
 		}
@@ -207,10 +190,6 @@ func (f field) fold(s *scope) (any, error) {
 			return []any{}, nil
 		}
 		return old, nil
-	}
-	given, err := plain(v)
-	if err != nil {
-		return nil, err
 	}
 	switch f.kind {
 	case fieldSum:
@@ -295,111 +274,4 @@ func order[T int64 | float64 | string](a, b T) int {
 		return 1
 	}
 	return 0
-}
-
-// fixedTime is RFC 3339 in UTC with nanoseconds always written, so that texts sort as times do.
-const fixedTime = "2006-01-02T15:04:05.000000000Z"
-
-// plain makes JSON of a value.
-func plain(v ref.Val) (any, error) {
-	switch v := v.(type) {
-	case types.Null:
-		return nil, nil
-	case types.Bool:
-		return bool(v), nil
-	case types.Int:
-		return int64(v), nil
-	case types.Uint:
-		if v > math.MaxInt64 {
-			return nil, errors.New("the number is larger than 63 bits hold")
-		}
-		return int64(v), nil
-	case types.Double:
-		if math.IsInf(float64(v), 0) || math.IsNaN(float64(v)) {
-			return nil, errors.New("the number is not finite")
-		}
-		return float64(v), nil
-	case types.String:
-		return string(v), nil
-	case types.Bytes:
-		return base64.StdEncoding.EncodeToString(v), nil
-	case types.Timestamp:
-		return v.UTC().Format(fixedTime), nil
-	case types.Duration:
-		return v.Duration.Seconds(), nil
-	case traits.Lister:
-		list := []any{}
-		for it := v.Iterator(); it.HasNext() == types.True; {
-			item, err := plain(it.Next())
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, item)
-		}
-		return list, nil
-	case traits.Mapper:
-		m := map[string]any{}
-		for it := v.Iterator(); it.HasNext() == types.True; {
-			k := it.Next()
-			name, ok := k.Value().(string)
-			if !ok {
-				return nil, fmt.Errorf("a map's keys are texts, not %s", k.Type().TypeName())
-			}
-			item, err := plain(v.Get(k))
-			if err != nil {
-				return nil, err
-			}
-			m[name] = item
-		}
-		return m, nil
-	case *types.Err:
-		return nil, v
-	}
-	if o, ok := v.(*types.Optional); ok {
-		if !o.HasValue() {
-			return nil, nil
-		}
-		return plain(o.GetValue())
-	}
-	return nil, fmt.Errorf("a %s can't stand in a row", v.Type().TypeName())
-}
-
-// appendRow writes a value that plain has made as JSON, with the keys of objects in order. A double is always written as
-// one, 2.0: so it is one again when it is read, and row.x has the same type whatever its value.
-func appendRow(b []byte, v any) []byte {
-	switch v := v.(type) {
-	case nil:
-		return append(b, "null"...)
-	case bool:
-		return strconv.AppendBool(b, v)
-	case int64:
-		return strconv.AppendInt(b, v, 10)
-	case float64:
-		text, _ := json.Marshal(v) // it is finite
-		if b = append(b, text...); !bytes.ContainsAny(text, ".e") {
-			b = append(b, ".0"...)
-		}
-		return b
-	case []any:
-		b = append(b, '[')
-		for i, item := range v {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = appendRow(b, item)
-		}
-		return append(b, ']')
-	case map[string]any:
-		b = append(b, '{')
-		for i, name := range slices.Sorted(maps.Keys(v)) {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = append(appendRow(b, name), ':')
-			b = appendRow(b, v[name])
-		}
-		return append(b, '}')
-	}
-	text, _ := json.Marshal(v) // a text
-	return append(b, text...)
 }

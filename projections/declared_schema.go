@@ -142,20 +142,20 @@ func (d *Declared) RowSchema() Schema { return d.schema }
 func (d *Declared) describe() (problems []Problem) {
 	s := d.sampleScope()
 	if s != nil {
-		if _, err := eval(d.key, s); err != nil {
+		if _, err := d.key.text(s); err != nil {
 			problems = append(problems, Problem{Key: "key", Err: fmt.Errorf("with the sample: %w", err)})
 		}
 	}
 	d.schema = Schema{Type: "object", Properties: map[string]Schema{}}
-	row := map[string]any{}
-	for _, f := range d.fields {
+	row := make([]any, len(d.fields))
+	for i, f := range d.fields {
 		shape := schemaOfType(f.result)
 		if s != nil {
-			v, err := f.fold(s)
+			v, err := f.fold(s, nil)
 			if err != nil {
 				problems = append(problems, Problem{Key: f.key(), Err: fmt.Errorf("with the sample: %w", err)})
 			}
-			if row[f.name] = v; f.kind == fieldAppend { // of the one value in it
+			if row[i] = v; f.kind == fieldAppend { // of the one value in it
 				if list, _ := v.([]any); len(list) > 0 {
 					v = list[0]
 				} else {
@@ -181,7 +181,7 @@ func (d *Declared) describe() (problems []Problem) {
 		d.schema.Properties[f.name] = shape
 	}
 	if s != nil && problems == nil {
-		d.schema.Example = appendRow(nil, row)
+		d.schema.Example = d.appendRow(nil, row)
 	}
 	return problems
 }
@@ -202,7 +202,7 @@ func (d *Declared) sampleScope() *scope {
 		Stream: domain.Stream(text(d.declaration.Streams, "sample/1")), Version: 1, Time: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC),
 		Delivery: "delivery-1", Correlation: "delivery-1", Causation: "delivery-1", Data: d.declaration.Sample,
 	}
-	return &scope{event: e, body: &parsed{}, window: d.declaration.Window, row: map[string]any{}}
+	return &scope{of: d, event: &e, body: &parsed{}}
 }
 
 // Columns are the fields that every row has and no row has more of, in order; nil if that isn't known.

@@ -185,7 +185,7 @@ func (g *generation) apply(tx *eventstore.Tx, records []*eventstore.Record, shar
 		}
 		switch {
 		case r.Event != nil && declared != nil:
-			err = declared.apply(tx, *r.Event, body, rows)
+			err = declared.apply(tx, r.Event, body, rows)
 		case r.Event != nil:
 			err = g.projection.Apply(tx, *r.Event)
 		case r.Outcome != nil:

@@ -96,8 +96,8 @@ func (m *member) enter(first int) {
 
 	all := int64(len(m.step.bodies))
 	for i := m.step.next.Add(1) - 1; i < all; i = m.step.next.Add(1) - 1 {
-		if e := t.records[first+int(i)].Event; e != nil && t.wanted(*e) {
-			m.step.bodies[i].value(*e)
+		if e := t.records[first+int(i)].Event; e != nil && t.wanted(e) {
+			m.step.bodies[i].parse(e)
 		}
 		if m.step.done.Add(1) == all {
 			t.mu.Lock()
@@ -112,7 +112,7 @@ func (m *member) enter(first int) {
 	t.mu.Unlock()
 }
 
-func (t *together) wanted(e domain.Event) bool {
+func (t *together) wanted(e *domain.Event) bool {
 	return slices.ContainsFunc(t.members, func(m *member) bool { return m.projection.wants(e) })
 }
 
