@@ -126,7 +126,7 @@ func TestSharesOfOldRecordsMissNothing(t *testing.T) {
 			if err != nil {
 				t.Fatalf("after %d: %v", got, err)
 			}
-			if anew && len(b.Records) > 1 && held(b) > 64<<10 {
+			if anew && b.Release != nil && len(b.Records) > 1 && held(b) > 64<<10 { // or it is the newest, from memory
 				t.Fatalf("%d records of %d bytes", len(b.Records), held(b))
 			}
 			for _, r := range b.Records {

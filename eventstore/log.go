@@ -150,7 +150,9 @@ func (l *Log) begin(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.tails[topic] = NewTail(end, l.cfg.TailBytes)
+		if l.tails[topic] = NewTail(end, l.cfg.TailBytes); topic == l.Topics.Events {
+			l.tails[topic] = l.primed(ctx, topic, end)
+		}
 	}
 	return nil
 }
