@@ -250,7 +250,18 @@ func (t *Table) Close() error {
 		close(t.moved)
 	}
 	t.mu.Unlock()
+	t.keepFreelist()
 	return t.db.Close()
+}
+
+// keepFreelist writes which pages are free, for once: then the next start needn't look at every page of the file for
+// them. Where that fails, as when the table is closed already, it has to.
+func (t *Table) keepFreelist() {
+	defer func() { _ = recover() }() // a damaged file is found when it is opened
+	_ = t.db.Update(func(*bolt.Tx) error {
+		t.db.NoFreelistSync = false // Update has the writers' lock
+		return nil
+	})
 }
 
 // Size is the file's size in bytes.

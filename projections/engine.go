@@ -8,7 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"sort"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,23 +56,35 @@ var nameRule = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, builds: make(chan []*build)}
 	e.metrics = newEngineMetrics(e)
+	names := map[string]bool{}
 	for _, p := range cfg.Projections {
 		if !nameRule.MatchString(p.Name()) {
-			e.Close()
 			return nil, fmt.Errorf("projection %q: a name has lower-case letters, digits and '-'", p.Name())
 		}
-		if _, twice := e.View(p.Name()); twice {
-			e.Close()
+		if names[p.Name()] {
 			return nil, fmt.Errorf("two projections are called %q", p.Name())
 		}
-		v, err := e.open(p)
-		if err != nil {
-			e.Close()
-			return nil, fmt.Errorf("projection %s: %w", p.Name(), err)
-		}
-		e.views = append(e.views, v)
-		sort.Slice(e.views, func(i, j int) bool { return e.views[i].Name() < e.views[j].Name() })
+		names[p.Name()] = true
 	}
+	// At once, because a file that wasn't closed is looked at from one end to the other to find its free pages: a second
+	// for a gigabyte.
+	views := make([]*View, len(cfg.Projections))
+	var opening errgroup.Group
+	for i, p := range cfg.Projections {
+		opening.Go(func() (err error) {
+			if views[i], err = e.open(p); err != nil {
+				return fmt.Errorf("projection %s: %w", p.Name(), err)
+			}
+			return nil
+		})
+	}
+	err := opening.Wait()
+	e.views = slices.DeleteFunc(views, func(v *View) bool { return v == nil })
+	if err != nil {
+		e.Close()
+		return nil, err
+	}
+	slices.SortFunc(e.views, func(a, b *View) int { return strings.Compare(a.Name(), b.Name()) })
 	if cfg.Metrics != nil {
 		cfg.Metrics.MustRegister(e.metrics)
 	}
