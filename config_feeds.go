@@ -20,7 +20,7 @@ type FeedsConfig struct {
 	Memory int64 `koanf:"memory"`
 	// Lifetime ends a feed, less up to a fifth; its client goes on from its cursor. Default 15 minutes; negative: never.
 	Lifetime time.Duration `koanf:"lifetime"`
-	// Origins are the hosts of web pages, besides this node's own, that may open a WebSocket.
+	// Origins are the hosts of web pages, besides this node's own, that may follow feeds and read what is under /v1.
 	Origins []string `koanf:"origins"`
 	// Deflate compresses WebSocket messages for clients that ask for it. It costs about 1 KiB of memory and much time
 	// for every connection.

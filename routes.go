@@ -41,7 +41,7 @@ func (n *Node) server() (*http.Server, error) {
 	}
 	n.auth.Store(&tokens)
 	return &http.Server{
-		Handler:           n.guard(n.withFeeds(n.answers(mux))),
+		Handler:           n.cors(n.guard(n.withFeeds(n.answers(mux)))),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second, // 25 MB of a slow sender; feeds only write
 		IdleTimeout:       2 * time.Minute,

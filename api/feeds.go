@@ -141,7 +141,7 @@ func (s *server) feedPage(ctx context.Context, src egress.Source, req egress.Req
 	in.query.Set("cursor", next)
 	out := &answered{
 		ContentType: "application/json", Status: http.StatusOK, Position: next, Body: feedDocument(p, next),
-		Link: fmt.Sprintf(`<%s?%s>; rel="next"`, in.http.URL.EscapedPath(), in.query.Encode()), Vary: "Accept, Accept-Encoding, Prefer",
+		Link: fmt.Sprintf(`<%s?%s>; rel="next"`, in.http.URL.EscapedPath(), in.query.Encode()), Vary: "Accept, Accept-Encoding, Prefer, Origin",
 	}
 	if batch {
 		out.ContentType, out.Body = cloudEventsBatch, append(append([]byte("["), bytes.Join(p.Items, []byte(","))...), ']')

@@ -143,7 +143,7 @@ func (s *server) rows(ctx context.Context, in *rowsRequest) (*huma.StreamRespons
 	if err != nil {
 		return nil, err
 	}
-	out.Position, out.Vary = p.At.String(), "Accept"
+	out.Position, out.Vary = p.At.String(), "Accept, Origin"
 	if p.Next != "" {
 		out.Link = "<" + in.next(p.Next) + `>; rel="next"`
 	}

@@ -81,7 +81,7 @@ func (s *server) export(ctx context.Context, v *projections.View, q projections.
 		hc.SetHeader("Content-Type", map[string]string{formatCSV: "text/csv; charset=utf-8; header=present", formatNDJSON: formatNDJSON}[format])
 		hc.SetHeader("Penstock-Position", first.At.String())
 		hc.SetHeader("Cache-Control", "no-store")
-		hc.SetHeader("Vary", "Accept")
+		hc.SetHeader("Vary", "Accept, Origin")
 		hc.SetStatus(http.StatusOK)
 		w := hc.BodyWriter()
 		to := &patient{w, http.NewResponseController(w.(http.ResponseWriter))}

@@ -162,7 +162,7 @@ func (f *Feeds) durablePage(w http.ResponseWriter, r *http.Request, d Durable, a
 			}
 		}
 	}
-	h.Set("Vary", "Accept-Encoding")
+	h.Set("Vary", "Accept-Encoding, Origin")
 	body, coding := Compress(r.Header.Get("Accept-Encoding"), body)
 	if coding != "" {
 		h.Set("Content-Encoding", coding)

@@ -66,7 +66,7 @@ func (f *Feeds) stream(w http.ResponseWriter, r *http.Request, sub *Subscription
 	}
 	var squeeze *squeezed
 	if t == overNDJSON {
-		w.Header().Set("Vary", "Accept, Accept-Encoding")
+		w.Header().Set("Vary", "Accept, Accept-Encoding, Origin")
 		if squeeze = squeezeFor(r.Header.Get("Accept-Encoding")); squeeze != nil {
 			w.Header().Set("Content-Encoding", squeeze.name())
 		}

@@ -93,7 +93,7 @@ type socket struct {
 
 // upgrade makes a WebSocket of the request, or answers it.
 func (f *Feeds) upgrade(w http.ResponseWriter, r *http.Request, protocols []string) *socket {
-	if !allowedOrigin(r, f.cfg.Origins) {
+	if !AllowedOrigin(r, f.cfg.Origins) {
 		f.refuse(w, r, overWebSocket, &wrongOrigin)
 		return nil
 	}
@@ -318,9 +318,9 @@ func offers(offered, spoken []string) bool {
 	return false
 }
 
-// allowedOrigin reports whether the page that asks may: one of this host, or of a host that was configured. Programs send
+// AllowedOrigin reports whether the page that asks may: one of this host, or of one of origins, which are as in Config. Programs send
 // no origin; a browser always does, and would send the user's credentials from any page (RFC 6455, section 10.2).
-func allowedOrigin(r *http.Request, origins []string) bool {
+func AllowedOrigin(r *http.Request, origins []string) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return true

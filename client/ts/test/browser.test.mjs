@@ -160,6 +160,39 @@ test("each transport carries a token, also a browser's WebSocket; without one th
   assert.ok(!node.said.includes("of/this"), "the token is in the log");
 });
 
+test("a page of another origin follows where it was named, with a token of its own, and nowhere else", async (t) => {
+  const token = "a-token+of/this=test?~";
+  const shop = await Node.start(t, { brokers: kafka }); // whose pages they are
+  const origins = [`127.0.0.1:${shop.port}`];
+  const node = await Node.start(t, { brokers: kafka, more: `auth: {tokens: ["env:TOKEN"]}\nfeeds: {origins: ${JSON.stringify(origins)}}\n`, env: { TOKEN: token } });
+  const open = await Node.start(t, { brokers: kafka, more: `feeds: {origins: ${JSON.stringify(origins)}}\n` });
+  const shut = await Node.start(t, { brokers: kafka });
+  const headers = { Authorization: "Bearer " + token };
+  for (let i = 0; i < 5; i++) await node.grant("c1", `o-${i}`, headers);
+  for (const n of [open, shut]) await n.grant("c1", "o");
+  const p = await page(t, shop.url);
+  for (const transport of ["websocket", "sse", "long-poll"]) {
+    await follow(p, node.url + "/v1/events?from=earliest&until=now", { token, transport });
+    assert.equal(await p.evaluate(() => window.ended), "done", transport);
+    assert.equal(await p.evaluate(() => window.got.length), 5);
+  }
+  const row = (url, headers) => p.evaluate(async ([url, headers]) => {
+    const a = await fetch(url + "/v1/projections/balances/rows/c1", { headers }).catch((e) => e);
+    return a instanceof Error ? a.name : [a.status, !!a.headers.get("ETag")];
+  }, [url, headers]);
+  await until("the row", async () => (await row(node.url, headers))[0] === 200);
+  assert.deepEqual(await row(node.url, headers), [200, true]);
+  assert.deepEqual((await row(node.url, {}))[0], 401); // which the page may read
+  assert.equal(await row(shut.url, {}), "TypeError");
+  const source = (url) => p.evaluate((url) => new Promise((resolve) => {
+    const s = new EventSource(url + "/v1/events?from=earliest");
+    s.onmessage = () => (s.close(), resolve("a message"));
+    s.onerror = () => (s.close(), resolve("an error"));
+  }), url);
+  assert.equal(await source(open.url), "a message");
+  assert.equal(await source(shut.url), "an error");
+});
+
 test("rows, a cursor of another log, and a finite feed", async (t) => {
   const node = await Node.start(t, { brokers: kafka });
   const other = await Node.start(t, { brokers: kafka });
