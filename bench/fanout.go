@@ -31,7 +31,7 @@ func (b *bench) fanout(ctx context.Context) error {
 			}, or(b.body, 512))
 			node.stop()
 			if err != nil {
-				return fmt.Errorf("fanout, %s: %w", names[i+1], err)
+				return fmt.Errorf("fanout, %s: %w\n%s", names[i+1], err, node.journal)
 			}
 			if i == 0 {
 				frame = ours.frame

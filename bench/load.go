@@ -170,7 +170,7 @@ func press(ctx context.Context, addr string, connections int, d time.Duration, r
 
 // pace sends rate requests a second for d, whether answers come or not, over as many connections as that may need.
 func pace(ctx context.Context, addr string, rate int, d time.Duration, request func(dst []byte, n int) []byte) (tally, error) {
-	lines, closer, err := dial(ctx, addr, 64)
+	lines, closer, err := dial(ctx, addr, max(1, min(64, rate))) // each in use every second: a node closes one that says nothing for five
 	if err != nil {
 		return tally{}, err
 	}

@@ -177,7 +177,11 @@ func start(ctx context.Context, name, path string, args ...string) (*process, er
 
 // serving waits until the child answers requests, and stops it when it doesn't.
 func (p *process) serving(ctx context.Context, k broker) (*process, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	return p.servingWithin(ctx, k, time.Minute)
+}
+
+func (p *process) servingWithin(ctx context.Context, k broker, patience time.Duration) (*process, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err := p.awaitReady(ctx)
 	if err != nil {

@@ -87,6 +87,11 @@ func (r *Run) Do() (report Report, err error) {
 	for deadline := time.Now().Add(30 * time.Second); load.Acknowledged.Load() < 100 && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
+	if n := load.Acknowledged.Load(); n < 100 {
+		giveUp()
+		load.Stop()
+		return report, errors.Join(fmt.Errorf("seed %d: %d deliveries and commands were acknowledged within 30 s, before any fault", r.Seed, n), journal.Close())
+	}
 	nemesis := &Nemesis{Brokers: r.Brokers, Nodes: members, Prefix: prefix, Log: r.Log}
 	began := time.Now()
 	trouble := nemesis.Run(began, report.Schedule)

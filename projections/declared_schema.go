@@ -141,9 +141,19 @@ func (d *Declared) RowSchema() Schema { return d.schema }
 // at the first event like it.
 func (d *Declared) describe() (problems []Problem) {
 	s := d.sampleScope()
+	bad := func(key string, err error) {
+		if err != nil {
+			problems = append(problems, Problem{Key: key, Err: fmt.Errorf("with the sample: %w", err)})
+		}
+	}
 	if s != nil {
-		if _, err := d.key.text(s); err != nil {
-			problems = append(problems, Problem{Key: "key", Err: fmt.Errorf("with the sample: %w", err)})
+		_, err := d.key.text(s)
+		bad("key", err)
+		for key, condition := range map[string]*expression{"from.where": d.where, "delete_when": d.remove} {
+			if condition != nil {
+				_, err := condition.truth(s)
+				bad(key, err)
+			}
 		}
 	}
 	d.schema = Schema{Type: "object", Properties: map[string]Schema{}}
@@ -152,9 +162,7 @@ func (d *Declared) describe() (problems []Problem) {
 		shape := schemaOfType(f.result)
 		if s != nil {
 			v, err := f.fold(s, nil)
-			if err != nil {
-				problems = append(problems, Problem{Key: f.key(), Err: fmt.Errorf("with the sample: %w", err)})
-			}
+			bad(f.key(), err)
 			if row[i] = v; f.kind == fieldAppend { // of the one value in it
 				if list, _ := v.([]any); len(list) > 0 {
 					v = list[0]

@@ -146,6 +146,24 @@ func TestDeclareReportsEveryProblemWithItsPlace(t *testing.T) {
 	}
 }
 
+// TestASampleFindsWhatWouldHalt in every expression, not only in those that make the row.
+func TestASampleFindsWhatWouldHalt(t *testing.T) {
+	_, problems := projections.Declare(projections.Declaration{
+		Name: "a", Where: `data.acton == "opened"`, Key: "data.nobody", Set: map[string]string{"v": "data.a.b"}, Delete: "row.v == 1",
+		Sample: json.RawMessage(`{"action":"opened","a":{}}`),
+	})
+	var keys []string
+	for _, p := range problems {
+		keys = append(keys, p.Key)
+		if !strings.Contains(p.Error(), "with the sample: no such key") {
+			t.Error(p)
+		}
+	}
+	if fmt.Sprint(keys) != "[delete_when from.where key set.v]" {
+		t.Error(keys)
+	}
+}
+
 func TestADefinitionIsWhatIsFolded(t *testing.T) {
 	base := projections.Declaration{Name: "a", Key: "id", Count: []string{"n"}}
 	with := func(change func(*projections.Declaration)) string {
