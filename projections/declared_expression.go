@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/checker"
 	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 )
@@ -50,7 +50,7 @@ func compileIn(env *cel.Env, text string, wanted []*cel.Type) (*expression, *cel
 		return nil, result, []Problem{{Line: 1, Column: 1, Err: fmt.Errorf("the expression gives a %s, not a %s", result, strings.Join(names, " or "))}}
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
-	if cost, err := env.EstimateCost(compiled, unknownSizes{}); err != nil || cost.Max > expressionCost {
+	if estimate, err := env.EstimateCost(compiled, unknownSizes{}); err != nil || estimate.Max > expressionCost {
 		options = append(options, cel.CostLimit(expressionCost)) // counting what is spent takes a third of an evaluation
 	}
 	program, err := env.Program(compiled, options...)
@@ -63,8 +63,8 @@ func compileIn(env *cel.Env, text string, wanted []*cel.Type) (*expression, *cel
 // unknownSizes knows nothing of what an expression is evaluated with.
 type unknownSizes struct{}
 
-func (unknownSizes) EstimateSize(checker.AstNode) *checker.SizeEstimate { return nil }
-func (unknownSizes) EstimateCallCost(string, string, *checker.AstNode, []checker.AstNode) *checker.CallEstimate {
+func (unknownSizes) EstimateSize(cost.AstNode) *cost.SizeEstimate { return nil }
+func (unknownSizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *cost.CallEstimate {
 	return nil
 }
 
