@@ -2,6 +2,7 @@ package penstock
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -104,7 +105,10 @@ func (a *sending) Write(b []byte) (int, error) {
 // refuse answers 503 in place of what was about to be.
 func (a *sending) refuse() {
 	a.refused, a.begun, a.status = true, true, 0
-	clear(a.Header())
+	// What comes from before the handler, says who may read the answer.
+	maps.DeleteFunc(a.Header(), func(name string, _ []string) bool {
+		return name != "Vary" && !strings.HasPrefix(name, "Access-Control-")
+	})
 	api.WriteProblem(a.ResponseWriter, a.request, &domain.Error{
 		Class: domain.Unavailable, Message: "too many large answers are being sent: ask for less at once, or again later",
 	})

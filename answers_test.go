@@ -17,7 +17,7 @@ import (
 // refused, with nothing of the answer that it stands for, small ones go through, and there is room again when they leave.
 func TestLargeAnswersAreBounded(t *testing.T) {
 	large := bytes.Repeat([]byte("x"), answersBytes/2)
-	handler := (&Node{}).answers(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	answers := (&Node{}).answers(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"e"`)
 		w.WriteHeader(http.StatusAccepted)
 		if r.URL.Path == "/large" {
@@ -26,7 +26,10 @@ func TestLargeAnswersAreBounded(t *testing.T) {
 			io.WriteString(w, "small")
 		}
 	}))
-	server := httptest.NewServer(handler)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "https://shop.example")
+		answers.ServeHTTP(w, r)
+	}))
 	defer server.Close()
 	ask := func(path string) (*http.Response, string) {
 		t.Helper()
@@ -65,6 +68,9 @@ func TestLargeAnswersAreBounded(t *testing.T) {
 		resp, body := ask("/large")
 		if resp.StatusCode == 503 && (resp.Header.Get("ETag") != "" || strings.Contains(body, "xxx") || resp.Header.Get("Retry-After") == "") {
 			t.Errorf("%v %.200s", resp.Header, body)
+		}
+		if resp.Header.Get("Access-Control-Allow-Origin") == "" {
+			t.Errorf("a page could not read it: %v", resp.Header)
 		}
 		return resp.StatusCode == 503
 	})

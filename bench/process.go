@@ -131,7 +131,7 @@ feeds:
 		return nil, err
 	}
 	p.topic = prefix + ".events"
-	return p.serving(ctx, k)
+	return p.serving(ctx, k, time.Minute)
 }
 
 // startRole starts this program again, in a role.
@@ -151,7 +151,7 @@ func (b *bench) startRole(ctx context.Context, name string, k broker) (*process,
 		return nil, err
 	}
 	p.topic = topic
-	return p.serving(ctx, k)
+	return p.serving(ctx, k, time.Minute)
 }
 
 // start starts a child. Whatever happens to this process, the kernel ends the child with it.
@@ -176,11 +176,7 @@ func start(ctx context.Context, name, path string, args ...string) (*process, er
 }
 
 // serving waits until the child answers requests, and stops it when it doesn't.
-func (p *process) serving(ctx context.Context, k broker) (*process, error) {
-	return p.servingWithin(ctx, k, time.Minute)
-}
-
-func (p *process) servingWithin(ctx context.Context, k broker, patience time.Duration) (*process, error) {
+func (p *process) serving(ctx context.Context, k broker, patience time.Duration) (*process, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err := p.awaitReady(ctx)

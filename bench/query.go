@@ -103,7 +103,7 @@ func (b *bench) accountsNode(ctx context.Context, rows int) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p, err = p.servingWithin(ctx, broker{}, 10*time.Minute); err != nil {
+	if p, err = p.serving(ctx, broker{}, 10*time.Minute); err != nil {
 		return nil, err
 	}
 	for ctx.Err() == nil {

@@ -318,8 +318,9 @@ func offers(offered, spoken []string) bool {
 	return false
 }
 
-// AllowedOrigin reports whether the page that asks may: one of this host, or of one of origins, which are as in Config. Programs send
-// no origin; a browser always does, and would send the user's credentials from any page (RFC 6455, section 10.2).
+// AllowedOrigin reports whether the page that asks may: one of this host, or of one of origins, which are as in Config.
+// Programs send no origin; a browser always does, and would send the user's credentials from any page (RFC 6455, section
+// 10.2).
 func AllowedOrigin(r *http.Request, origins []string) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {

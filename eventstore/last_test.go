@@ -24,6 +24,7 @@ func TestTheLastRecordsAreFound(t *testing.T) {
 		t.Errorf("an empty log: %v, %v", p.Next, err)
 	}
 	write(t, l, ws, make([]uint64, len(ws)), 300, 50)
+	eventstoretest.Readable(t, l, ws...)
 	var wanted []*eventstore.Record
 	odd := func(r *eventstore.Record) (bool, error) { return r.Event.Version%2 == 1, nil }
 	for _, r := range read(t, l) {

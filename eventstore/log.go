@@ -150,9 +150,11 @@ func (l *Log) begin(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if l.tails[topic] = NewTail(end, l.cfg.TailBytes); topic == l.Topics.Events {
-			l.tails[topic] = l.primed(ctx, topic, end)
+		tail := NewTail(end, l.cfg.TailBytes)
+		if topic == l.Topics.Events { // which clients follow
+			tail = l.primed(ctx, topic, tail)
 		}
+		l.tails[topic] = tail
 	}
 	return nil
 }

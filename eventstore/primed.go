@@ -11,11 +11,11 @@ const (
 	primeTime    = 500 * time.Millisecond
 )
 
-// primed is a tail that ends at end, or a little later, and holds what came shortly before. The clients of a node that was
-// restarted come back all at once, a few records behind: ten thousand of them took the log 50 s, each with a fetch of its
-// own. If it can't be read in time the tail begins empty.
-func (l *Log) primed(ctx context.Context, topic string, end Position) *Tail {
-	empty := NewTail(end, l.cfg.TailBytes)
+// primed is a tail that ends where empty does, or a little later, and holds what came shortly before. The clients of a node
+// that was restarted come back all at once, a few records behind: ten thousand of them took the log 51 s, each with a fetch
+// of its own. If it can't be read in time it is empty: what it lacks is read when it is asked for.
+func (l *Log) primed(ctx context.Context, topic string, empty *Tail) *Tail {
+	end := empty.End()
 	ctx, cancel := context.WithTimeout(ctx, primeTime)
 	defer cancel()
 	oldest, err := l.Start(ctx, topic)

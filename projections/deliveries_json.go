@@ -1,7 +1,6 @@
 package projections
 
 import (
-	"encoding/json"
 	"strconv"
 	"time"
 
@@ -11,7 +10,7 @@ import (
 // appendDelivery appends what encoding/json makes of d. A row is written for every delivery, and by reflection that was
 // a good part of what the delivery log costs.
 func appendDelivery(b []byte, d *Delivery) []byte {
-	text := func(key, value string) { b = appendQuoted(append(b, key...), value) }
+	text := func(key, value string) { b = domain.AppendJSONText(append(b, key...), value) }
 	some := func(key, value string) {
 		if value != "" {
 			text(key, value)
@@ -80,20 +79,9 @@ func appendDelivery(b []byte, d *Delivery) []byte {
 }
 
 func appendEventRef(b []byte, e domain.EventRef) []byte {
-	b = appendQuoted(append(b, `{"id":`...), e.ID)
-	b = appendQuoted(append(b, `,"type":`...), e.Type)
+	b = domain.AppendJSONText(append(b, `{"id":`...), e.ID)
+	b = domain.AppendJSONText(append(b, `,"type":`...), e.Type)
 	b = strconv.AppendUint(append(b, `,"version":`...), e.Version, 10)
 	b = strconv.AppendInt(append(b, `,"offset":`...), e.Offset, 10)
 	return append(b, '}')
-}
-
-// appendQuoted appends a string; one that isn't plain is left to encoding/json.
-func appendQuoted(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			quoted, _ := json.Marshal(s) // a string always encodes
-			return append(b, quoted...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
 }

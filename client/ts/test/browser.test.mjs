@@ -81,7 +81,7 @@ test("EventSource moves to another node with its Last-Event-ID", async (t) => {
   const way = await tunnel(t, one.port);
   const p = await page(t, way.url);
   await open(p, "/v1/events?from=earliest");
-  for (let i = 0, node = one; i < 4; i++, node = node === one ? two : one) {
+  for (let i = 0, node = one; i < 6; i++, node = node === one ? two : one) {
     way.move(node.port);
     const last = i * 15 + 15;
     for (let n = i * 15; n < last; n++) await (n % 2 ? one : two).grant(`c${n % 7}`, `n-${n}`);
