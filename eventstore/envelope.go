@@ -3,7 +3,6 @@ package eventstore
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -95,8 +94,7 @@ func (e Entry) record(topic string, partition int32) *kgo.Record {
 		h.add("ps_attempt", strconv.Itoa(e.Attempt))
 	}
 	if len(e.Headers) > 0 {
-		b, _ := json.Marshal(e.Headers) // a map of strings always encodes, with sorted keys
-		h.add("ps_headers", string(b))
+		h.add("ps_headers", string(appendTexts(nil, e.Headers)))
 	}
 	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(e.Stream), Value: e.Body, Headers: h.list}
 }
@@ -128,7 +126,7 @@ func entryOf(r *kgo.Record) (Entry, error) {
 		}
 	}
 	if v, ok := h.find("ps_headers"); ok {
-		if err := json.Unmarshal([]byte(v), &e.Headers); err != nil {
+		if e.Headers, err = readTexts(v); err != nil {
 			errs = append(errs, err)
 		}
 	}

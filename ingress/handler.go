@@ -276,11 +276,9 @@ func (h *Handler) receive(in *incoming) (reply, error) {
 	if found.bare {
 		return reply{status: http.StatusOK, durability: durability}, nil
 	}
-	accepted, err := json.Marshal(struct {
-		ID     string        `json:"id"`
-		Stream domain.Stream `json:"stream"`
-	}{entry.ID, entry.Stream})
-	return reply{status: http.StatusAccepted, contentType: "application/json", body: accepted, durability: durability}, err
+	accepted := domain.AppendJSONText([]byte(`{"id":`), entry.ID)
+	accepted = append(domain.AppendJSONText(append(accepted, `,"stream":`...), string(entry.Stream)), '}')
+	return reply{status: http.StatusAccepted, contentType: "application/json", body: accepted, durability: durability}, nil
 }
 
 // admit refuses who isn't allowed, and what is too much, before anything of the request is looked at.

@@ -18,12 +18,10 @@ func kept(p Provider, header http.Header) (map[string]string, error) {
 	m := map[string]string{}
 	size := 0
 	for name, values := range header {
-		name = strings.ToLower(name)
-		if name != "content-type" && name != "user-agent" && !slices.ContainsFunc(p.Keep, func(pattern string) bool {
-			return domain.MatchType(pattern, name)
-		}) {
+		if !keeps(p.Keep, name) {
 			continue
 		}
+		name = strings.ToLower(name)
 		if len(values) > 1 && name != "user-agent" {
 			return nil, ambiguous(name)
 		}
@@ -33,6 +31,17 @@ func kept(p Provider, header http.Header) (map[string]string, error) {
 		}
 	}
 	return m, nil
+}
+
+// keeps reports whether a header is on the list, or one of those that are kept of every delivery.
+func keeps(list []string, name string) bool {
+	if strings.EqualFold(name, "content-type") || strings.EqualFold(name, "user-agent") {
+		return true
+	}
+	return slices.ContainsFunc(list, func(pattern string) bool {
+		head, _, _ := strings.Cut(pattern, "*") // most headers are not of the vendor's, and needn't be lower-cased to see that
+		return len(name) >= len(head) && strings.EqualFold(name[:len(head)], head) && domain.MatchType(pattern, strings.ToLower(name))
+	})
 }
 
 // traceParent returns the traceparent header if it is a valid one of W3C Trace Context
