@@ -126,7 +126,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer cancel()
 	n.log, err = eventstore.Open(opening, eventstore.Config{
 		Brokers: n.brokers, Prefix: n.cfg.Kafka.Prefix, Partitions: n.cfg.Kafka.Partitions, Replication: n.cfg.Kafka.Replication,
-		TailBytes: n.cfg.Feeds.Memory, Logger: n.logger, Metrics: n.metrics,
+		TailBytes: n.cfg.Feeds.Memory, MemberFile: filepath.Join(n.cfg.Data, "member"), Logger: n.logger, Metrics: n.metrics,
 	})
 	if err != nil {
 		if ctx.Err() != nil {

@@ -131,7 +131,7 @@ func (w *Writer) ReadFrom(ctx context.Context, offset int64) error {
 
 // CommittedInbox is the inbox offset that the ownership group remembers, 0 if none.
 func (w *Writer) CommittedInbox(ctx context.Context) (int64, error) {
-	offsets, err := w.log.adm.FetchOffsets(ctx, w.log.cfg.Prefix+".writers")
+	offsets, err := w.log.adm.FetchOffsets(ctx, w.log.writersGroup())
 	if errors.Is(err, kerr.GroupIDNotFound) {
 		return 0, nil
 	}

@@ -34,6 +34,9 @@ type Config struct {
 	// FetchSlots bounds how many fetches of older records are made for clients at once, and how many bytes of them
 	// clients hold: 2 MiB for each slot, or one larger record. Default 32.
 	FetchSlots int
+	// MemberFile is where a node keeps which member of the writers' group it is, in a folder that no other process works
+	// in. With it a node that was killed needn't wait until the group has given it up. "" for none.
+	MemberFile string
 	Logger     *slog.Logger
 	Metrics    prometheus.Registerer // nil for none
 }

@@ -8,6 +8,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
+// sessionTimeout is after how long without a heartbeat the group gives up a node.
+const sessionTimeout = 6 * time.Second
+
+func (l *Log) writersGroup() string { return l.cfg.Prefix + ".writers" }
+
 // Own takes part in dividing the partitions among the nodes and runs serve for each partition while this node owns it.
 // serve must return soon after its context ends; when it returns by itself, the partition rests until it is assigned
 // anew. handled tells from which inbox offset on a partition is still to be handled.
@@ -16,17 +21,24 @@ import (
 // group never fetches a record. The offsets committed to it are for lag tools and for a node that starts without a
 // fold of its own.
 func (l *Log) Own(ctx context.Context, serve func(ctx context.Context, partition int32), handled func(partition int32) int64) error {
+	dead, err := l.predecessor()
+	if err != nil {
+		return err
+	}
 	o := &owner{log: l, ctx: ctx, serve: serve, handled: handled, running: map[int32]*ownership{}}
 	cl, err := kgo.NewClient(l.options("owner",
-		kgo.ConsumerGroup(l.cfg.Prefix+".writers"),
+		kgo.ConsumerGroup(l.writersGroup()),
 		kgo.ConsumeTopics(l.Topics.Inbox),
 		kgo.DisableAutoCommit(),
-		kgo.SessionTimeout(6*time.Second),
+		kgo.SessionTimeout(sessionTimeout),
 		kgo.HeartbeatInterval(1500*time.Millisecond),
 		kgo.RebalanceTimeout(8*time.Second),
-		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) {
+		kgo.OnPartitionsAssigned(func(_ context.Context, cl *kgo.Client, m map[string][]int32) {
 			o.start(m[l.Topics.Inbox])
 			l.joined.Store(true)
+			if err := l.keepMember(cl); err != nil {
+				l.cfg.Logger.Warn("a restart after a crash will wait until the group gives this process up", "error", err)
+			}
 		}),
 		kgo.OnPartitionsRevoked(func(_ context.Context, cl *kgo.Client, m map[string][]int32) {
 			o.stop(m[l.Topics.Inbox])
@@ -38,6 +50,13 @@ func (l *Log) Own(ctx context.Context, serve func(ctx context.Context, partition
 		return err
 	}
 	cl.PauseFetchTopics(l.Topics.Inbox)
+	var burial sync.WaitGroup
+	defer burial.Wait()
+	burial.Go(func() {
+		if err := l.bury(ctx, cl, dead); err != nil {
+			l.cfg.Logger.Warn("the partitions wait until the group gives up the process before this one", "error", err)
+		}
+	})
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	for {
