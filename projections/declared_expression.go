@@ -17,7 +17,7 @@ import (
 type expression struct {
 	program cel.Program
 	// member is set if all that the expression does is to name a member of the body: data.order.total. Most do, and to look
-	// it up takes a tenth of an evaluation.
+	// it up takes an eighth of the time of an evaluation (BenchmarkExpression).
 	member []string
 }
 
@@ -51,7 +51,7 @@ func compileIn(env *cel.Env, text string, wanted []*cel.Type) (*expression, *cel
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	if estimate, err := env.EstimateCost(compiled, unknownSizes{}); err != nil || estimate.Max > expressionCost {
-		options = append(options, cel.CostLimit(expressionCost)) // counting what is spent takes a third of an evaluation
+		options = append(options, cel.CostLimit(expressionCost)) // counting what is spent takes a third of the time (BenchmarkExpression)
 	}
 	program, err := env.Program(compiled, options...)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"cel.dev/cel-go/cel"
 	"github.com/penstock-io/penstock/domain"
 )
 
@@ -64,5 +65,35 @@ func TestExpressionsHaveABound(t *testing.T) {
 		if _, err := x.value(&scope{of: &Declared{}, event: &domain.Event{Data: body}, body: &parsed{}}); err == nil || !strings.Contains(err.Error(), "cost limit") {
 			t.Errorf("%s: %v", text, err)
 		}
+	}
+}
+
+// BenchmarkExpression: a member that is looked up, the same by CEL, and CEL that counts what it spends.
+func BenchmarkExpression(b *testing.B) {
+	env, err := environment(false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	x, _, problems := compileIn(env, "data.order.total", nil)
+	if problems != nil {
+		b.Fatal(problems)
+	}
+	compiled, _ := env.Compile("data.order.total")
+	counting, err := env.Program(compiled, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(expressionCost))
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := &scope{of: &Declared{}, event: &domain.Event{Data: []byte(`{"id":"o_1","order":{"total":1250}}`)}, body: &parsed{}}
+	for _, of := range []struct {
+		name string
+		x    *expression
+	}{{"looked up", x}, {"evaluated", &expression{program: x.program}}, {"counted", &expression{program: counting}}} {
+		b.Run(of.name, func(b *testing.B) {
+			for b.Loop() {
+				if v, err := of.x.value(s); v == nil || err != nil {
+					b.Fatal(v, err)
+				}
+			}
+		})
 	}
 }
