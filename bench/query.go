@@ -103,7 +103,7 @@ func (b *bench) accountsNode(ctx context.Context, rows int) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p, err = p.serving(ctx, broker{}, 10*time.Minute); err != nil {
+	if p, err = p.serving(ctx, broker{}, b.limit); err != nil { // ready is when the rows are there
 		return nil, err
 	}
 	for ctx.Err() == nil {
