@@ -377,8 +377,9 @@ func TestTheEventsAloneStillTellWhatWasAccepted(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		_, ok, err := alone.Outcome(eventstore.KindDelivery, "hook", "d")
-		return ok && err == nil
+		_, delivery, err1 := alone.Outcome(eventstore.KindDelivery, "hook", "d")
+		_, command, err2 := alone.Outcome(eventstore.KindCommand, "", "a") // of another partition
+		return delivery && command && err1 == nil && err2 == nil
 	})
 	o, ok, err := alone.Outcome(eventstore.KindCommand, "", "a")
 	if !ok || err != nil || o.Status != domain.Accepted || o.Version != first.Version || fmt.Sprint(o.Events) != fmt.Sprint(first.Events) {

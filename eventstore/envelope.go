@@ -94,7 +94,7 @@ func (e Entry) record(topic string, partition int32) *kgo.Record {
 		h.add("ps_attempt", strconv.Itoa(e.Attempt))
 	}
 	if len(e.Headers) > 0 {
-		h.add("ps_headers", string(appendTexts(nil, e.Headers)))
+		h.add("ps_headers", string(appendObject(nil, e.Headers)))
 	}
 	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(e.Stream), Value: e.Body, Headers: h.list}
 }
@@ -126,7 +126,7 @@ func entryOf(r *kgo.Record) (Entry, error) {
 		}
 	}
 	if v, ok := h.find("ps_headers"); ok {
-		if e.Headers, err = readTexts(v); err != nil {
+		if e.Headers, err = readObject(v); err != nil {
 			errs = append(errs, err)
 		}
 	}

@@ -57,15 +57,18 @@ func (l *Log) bury(ctx context.Context, cl *kgo.Client, dead string) error {
 		if self, _ := cl.GroupMetadata(); self == dead {
 			return nil
 		} else if self != "" {
-			described, err := kadm.NewClient(l.client).DescribeGroups(ctx, group)
-			if err != nil {
+			described, err := l.adm.DescribeGroups(ctx, group)
+			if err == nil {
+				err = described[group].Err
+			}
+			if err != nil && ctx.Err() == nil {
 				return fmt.Errorf("describe group %s: %w", group, err)
 			}
 			is := func(id string) func(kadm.DescribedGroupMember) bool {
 				return func(m kadm.DescribedGroupMember) bool { return m.MemberID == id }
 			}
 			members := described[group].Members
-			if !slices.ContainsFunc(members, is(dead)) {
+			if err == nil && !slices.ContainsFunc(members, is(dead)) {
 				return nil
 			}
 			if slices.ContainsFunc(members, is(self)) {
@@ -75,7 +78,7 @@ func (l *Log) bury(ctx context.Context, cl *kgo.Client, dead string) error {
 		select {
 		case <-time.After(predecessorStep):
 		case <-ctx.Done():
-			return nil // by now its session has expired
+			return nil // the node stops, or the session of the dead one has expired
 		}
 	}
 	req := kmsg.NewPtrLeaveGroupRequest()
