@@ -32,20 +32,9 @@ func (r *tailReader) Position() eventstore.Position { return r.at.At }
 func (r *tailReader) CaughtUp() bool                { return r.at.At.Covers(r.tail.End()) }
 
 func (r *tailReader) Next(ctx context.Context) (*eventstore.Batch, error) {
-	b, covered, wake, err := r.tail.Read(&r.at)
-	if err == nil && covered && b == nil {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-wake:
-		}
-		b, covered, _, err = r.tail.Read(&r.at)
-	}
-	switch {
-	case err == nil && !covered:
+	b, covered, err := r.tail.Next(ctx, &r.at)
+	if err == nil && !covered {
 		return nil, eventstore.ErrExpired
-	case err == nil && b == nil:
-		return &eventstore.Batch{Next: r.at.At}, nil
 	}
 	return b, err
 }

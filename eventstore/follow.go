@@ -73,18 +73,8 @@ func (f *Follower) CaughtUp() bool { return f.at.At.Covers(f.tail.End()) }
 // Next returns the next batch. It waits for one until ctx ends; at least every few seconds it returns an empty batch,
 // so that the caller can look at the clock or say where it is.
 func (f *Follower) Next(ctx context.Context) (*Batch, error) {
-	b, covered, wake, err := f.tail.Read(&f.at)
-	if err == nil && b == nil && covered {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-wake:
-		}
-		if b, covered, _, err = f.tail.Read(&f.at); err == nil && b == nil && covered {
-			return &Batch{Next: f.at.At}, nil
-		}
-	}
-	if err != nil || b != nil {
+	b, covered, err := f.tail.Next(ctx, &f.at)
+	if err != nil || covered {
 		return b, err
 	}
 	return f.catchUp(ctx)
@@ -110,7 +100,7 @@ func (f *Follower) readUpTo(ctx context.Context, ask int32, limit int64) (*Batch
 		}
 		b, err := f.log.fetch(ctx, f.topic, f.at.At, start, leaderAge, ask, limit)
 		if err == nil {
-			f.at = TailReader{At: b.Next}
+			f.at.MoveTo(b.Next)
 			return b, nil
 		}
 		if errors.Is(err, kerr.OffsetOutOfRange) {

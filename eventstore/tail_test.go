@@ -1,7 +1,10 @@
 package eventstore
 
 import (
+	"context"
+	"errors"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -44,7 +47,7 @@ func TestATailReaderFromAnywhereGetsExactlyTheRest(t *testing.T) {
 		reader := TailReader{At: from}
 		var got []*Record
 		for {
-			b, covered, _, err := tail.Read(&reader)
+			b, covered, err := tail.read(&reader, nil)
 			if err != nil || !covered {
 				t.Fatal(covered, err)
 			}
@@ -76,18 +79,18 @@ func TestATailForgetsTheOldestAndSaysSo(t *testing.T) {
 	tail := NewTail(Position{Next: []int64{0, 0, 0}}, 2000)
 	old := TailReader{At: tail.End().Clone()}
 	aligned := TailReader{At: tail.End().Clone()}
-	tail.Read(&aligned)
+	tail.read(&aligned, nil)
 	feed(r, tail, 100)
 	if tail.bytes > 2000 {
 		t.Errorf("%d bytes", tail.bytes)
 	}
 	for _, reader := range []*TailReader{&old, &aligned} {
-		if b, covered, _, _ := tail.Read(reader); covered || b != nil {
+		if b, covered, _ := tail.read(reader, nil); covered || b != nil {
 			t.Errorf("a reader from the beginning must be told that the tail no longer reaches back")
 		}
 	}
 	start, _ := tail.Reach()
-	if b, covered, _, _ := tail.Read(&TailReader{At: start}); !covered || b == nil || !b.Shared {
+	if b, covered, _ := tail.read(&TailReader{At: start}, nil); !covered || b == nil || !b.Shared {
 		t.Error("a reader from the start of the tail is served, and aligned")
 	}
 }
@@ -95,13 +98,81 @@ func TestATailForgetsTheOldestAndSaysSo(t *testing.T) {
 func TestATailWakesForRecordsTicksAndFailure(t *testing.T) {
 	tail := NewTail(Position{Next: []int64{0}}, 1000)
 	reader := TailReader{At: tail.End()}
-	for _, wake := range []func(){func() { tail.Tick() }, func() { tail.Append(&Batch{Next: Position{Next: []int64{1}}}, 1) }} {
-		_, _, waiting, _ := tail.Read(&reader)
-		go wake()
-		<-waiting
+	for _, event := range []struct {
+		name string
+		do   func()
+		want error
+	}{
+		{"tick", tail.Tick, nil},
+		{"record", func() { tail.Append(&Batch{Next: Position{Next: []int64{1}}}, 1) }, nil},
+		{"failure", func() { tail.Fail(ErrClosed) }, ErrClosed},
+	} {
+		awake := sleeping(t, tail, &reader, t.Context())
+		event.do()
+		if got := <-awake; !errors.Is(got.err, event.want) || got.err == nil && got.batch == nil {
+			t.Errorf("after a %s: %+v", event.name, got)
+		}
 	}
-	tail.Fail(ErrClosed)
-	if _, _, _, err := tail.Read(&reader); err != ErrClosed {
-		t.Error(err)
+}
+
+type woken struct {
+	batch *Batch
+	err   error
+}
+
+// sleeping has a reader wait, and returns once it does.
+func sleeping(t *testing.T, tail *Tail, r *TailReader, ctx context.Context) <-chan woken {
+	t.Helper()
+	tail.mu.Lock()
+	before := len(tail.asleep)
+	tail.mu.Unlock()
+	awake := make(chan woken, 1)
+	go func() {
+		b, _, err := tail.Next(ctx, r)
+		awake <- woken{b, err}
+	}()
+	for asleep := before; asleep == before; {
+		tail.mu.Lock()
+		asleep = len(tail.asleep)
+		tail.mu.Unlock()
+		runtime.Gosched()
+	}
+	return awake
+}
+
+// A tail that nothing is added to any more, as that of a frozen generation, must not collect those who went away.
+func TestWhoStopsWaitingLeavesNothingInTheTail(t *testing.T) {
+	tail := NewTail(Position{Next: []int64{0}}, 1000)
+	var ends []context.CancelFunc
+	var awake []<-chan woken
+	readers := make([]TailReader, 50)
+	for i := range readers {
+		readers[i].At = tail.End()
+		ctx, cancel := context.WithCancel(t.Context())
+		ends, awake = append(ends, cancel), append(awake, sleeping(t, tail, &readers[i], ctx))
+	}
+	for _, i := range seed(t).Perm(len(ends)) {
+		ends[i]()
+		if got := <-awake[i]; !errors.Is(got.err, context.Canceled) {
+			t.Fatal(got)
+		}
+	}
+	if len(tail.asleep) > 0 {
+		t.Errorf("%d are asleep", len(tail.asleep))
+	}
+	// One whose context has ended isn't put to sleep with it, and one with another context is.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 2 {
+		if _, _, err := tail.Next(ctx, &readers[0]); !errors.Is(err, context.Canceled) || len(tail.asleep) > 0 {
+			t.Errorf("%v, %d asleep", err, len(tail.asleep))
+		}
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	again := sleeping(t, tail, &readers[0], ctx)
+	tail.Append(&Batch{Next: Position{Next: []int64{1}}}, 1)
+	if got := <-again; got.err != nil || got.batch == nil {
+		t.Error(got)
 	}
 }

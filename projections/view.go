@@ -193,19 +193,8 @@ func (c *Changes) CaughtUp() bool { return c.at.At.Covers(c.of.tail.End()) }
 
 // Next returns the next batch. It waits for one until ctx ends; at least every few seconds it returns an empty batch.
 func (c *Changes) Next(ctx context.Context) (*eventstore.Batch, error) {
-	tail := c.of.tail
-	b, covered, wake, err := tail.Read(&c.at)
-	if err == nil && b == nil && covered {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-wake:
-		}
-		if b, covered, _, err = tail.Read(&c.at); err == nil && b == nil && covered {
-			return &eventstore.Batch{Next: c.at.At}, nil
-		}
-	}
-	if err != nil || b != nil {
+	b, covered, err := c.of.tail.Next(ctx, &c.at)
+	if err != nil || covered {
 		return b, err
 	}
 	// Older than the tail: the journal says which keys, the table how they are now.
@@ -228,6 +217,6 @@ func (c *Changes) Next(ctx context.Context) (*eventstore.Batch, error) {
 	for i := range changes {
 		b.Records = append(b.Records, &eventstore.Record{Partition: changes[i].Partition, Offset: changes[i].Offset, Change: &changes[i]})
 	}
-	c.at = eventstore.TailReader{At: b.Next}
+	c.at.MoveTo(b.Next)
 	return b, nil
 }
