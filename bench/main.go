@@ -69,6 +69,7 @@ var roles = []struct {
 	{"declared", foldDeclared},
 	{"ten-declared", foldTenDeclared},
 	{"sources", foldSources},
+	{"readers", readRows},
 }
 
 // settings are the flags. Zero means the default of each comparison.

@@ -333,7 +333,8 @@ type role struct {
 	brokers     []string
 	topic       string
 	replication int
-	events      int // in the topic, for those who need to know
+	events      int    // in the topic, for those who need to know; for readers the rows
+	addr        string // readers: of the node
 }
 
 // play runs a role until ctx ends.
@@ -346,6 +347,7 @@ func play(ctx context.Context, run func(context.Context, role) error, args []str
 	fs.StringVar(&r.topic, "topic", "", "")
 	fs.IntVar(&r.replication, "replication", 1, "")
 	fs.IntVar(&r.events, "events", 0, "")
+	fs.StringVar(&r.addr, "addr", "", "")
 	if err := fs.Parse(args); err != nil {
 		return flag.ErrHelp
 	}

@@ -73,6 +73,7 @@ func (b *bench) stalled(ctx context.Context) error {
 	t := newTable(b.out, "round", "p50, p99 without", "with", "without again", "p99 with ÷ without", "without again ÷ without")
 	pair := func(l []time.Duration) string { return ms(percentile(l, .5)) + ", " + ms(percentile(l, .99)) }
 	var effect, chance []float64
+	var pooled [3][]time.Duration // the windows of all rounds: a p99 of one window is a few events
 	taken := int64(0)
 	for round := range rounds {
 		var windows [3][]time.Duration
@@ -105,6 +106,9 @@ func (b *bench) stalled(ctx context.Context) error {
 				return errors.Join(err, ls.close())
 			}
 		}
+		for i, w := range windows {
+			pooled[i] = append(pooled[i], w...)
+		}
 		p99 := func(i int) float64 { return float64(percentile(windows[i], .99)) }
 		// Both neighbours together, so that what changes slowly cancels out.
 		effect = append(effect, p99(1)/((p99(0)+p99(2))/2))
@@ -114,6 +118,15 @@ func (b *bench) stalled(ctx context.Context) error {
 	t.end()
 	fmt.Fprintf(b.out, "others' p99 with a stalled client: %.3f × (%s); without, again: %.3f × (%s); medians of %d rounds; it took %d KiB and was cut\n",
 		median(effect), extent(effect), median(chance), extent(chance), rounds, taken>>10)
+	for i := range pooled {
+		slices.Sort(pooled[i])
+	}
+	without := slices.Sorted(slices.Values(slices.Concat(pooled[0], pooled[2])))
+	times := func(p float64, a, b []time.Duration) float64 {
+		return float64(percentile(a, p)) / float64(percentile(b, p))
+	}
+	fmt.Fprintf(b.out, "of all rounds together: p50 %.3f ×, p99 %.3f ×; without, again: p50 %.3f ×, p99 %.3f ×\n",
+		times(.5, pooled[1], without), times(.99, pooled[1], without), times(.5, pooled[2], pooled[0]), times(.99, pooled[2], pooled[0]))
 	return nil
 }
 
