@@ -68,7 +68,7 @@ func startCluster(listener net.Listener, dir string, logger *slog.Logger) (*kfak
 		kfake.ListenFn(func(network, address string) (net.Listener, error) {
 			if !taken {
 				taken = true
-				return listener, nil
+				return strictListener{listener, logger}, nil
 			}
 			return net.Listen(network, address)
 		}),

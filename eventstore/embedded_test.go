@@ -3,8 +3,12 @@ package eventstore_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -161,4 +165,55 @@ func begin(t *testing.T, cfg *eventstore.Config, dir string) *eventstore.Log {
 	t.Cleanup(l.Close)
 	eventstoretest.Run(t, "log", l.Run)
 	return l
+}
+
+// TestTheEmbeddedBrokerIsNotImpressedByOtherProtocols sends what a browser sends when a page asks for the broker's port,
+// and requests that no Kafka client makes.
+func TestTheEmbeddedBrokerIsNotImpressedByOtherProtocols(t *testing.T) {
+	broker, err := eventstore.StartEmbedded("127.0.0.1:0", t.TempDir(), eventstoretest.Logger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Close()
+	frame := func(size uint32, kind uint16, rest int) []byte {
+		return append(binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint32(nil, size), kind), make([]byte, rest)...)
+	}
+	for name, sent := range map[string][]byte{
+		"HTTP":           []byte("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
+		"TLS":            append([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}, make([]byte, 500)...),
+		"huge request":   frame(1<<31-1, 18, 100),
+		"unknown kind":   frame(20, 9999, 18),
+		"negative kind":  frame(20, 0xffff, 18),
+		"tiny request":   frame(3, 18, 100),
+		"good, then bad": append(append(frame(10, 18, 8), frame(1<<30, 0, 6)...), make([]byte, 100)...), // ApiVersions 0, without a client id
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			c, err := net.Dial("tcp", broker.Addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(20 * time.Second))
+			if _, err := c.Write(sent); err != nil {
+				t.Fatal(err)
+			}
+			_, err = io.Copy(io.Discard, c)
+			if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+				t.Error("the broker waits for the rest")
+			}
+			if runtime.ReadMemStats(&after); after.TotalAlloc-before.TotalAlloc > 64<<20 {
+				t.Errorf("it took %d MiB", (after.TotalAlloc-before.TotalAlloc)>>20)
+			}
+		})
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(broker.Addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if _, err := kadm.NewClient(cl).ListTopics(t.Context()); err != nil {
+		t.Errorf("a Kafka client afterwards: %v", err)
+	}
 }
