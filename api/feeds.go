@@ -186,6 +186,9 @@ func Durable(h *eventstore.History, streams *projections.View, name domain.Strea
 		Stream: name, Head: head,
 		Events: func(from uint64, limit int) ([]domain.Event, error) { return h.Events(name, from, limit) },
 		Wait: func(ctx context.Context, version uint64) error {
+			// A connection waits again and again: each follower with a context of its own, as Follower wants it.
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
 			changes, err := streams.Follow(ctx, streams.Position())
 			if err != nil {
 				return err

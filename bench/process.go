@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -325,6 +327,38 @@ func (j *journal) String() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return strings.Join(j.lines, "\n")
+}
+
+// get reads the JSON that the child answers to a question.
+func (p *process) get(ctx context.Context, path string, v any) error {
+	body, err := p.ask(ctx, http.MethodGet, path, http.StatusOK)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(body, v)
+}
+
+// post has the child begin something.
+func (p *process) post(ctx context.Context, path string) error {
+	_, err := p.ask(ctx, http.MethodPost, path, http.StatusAccepted)
+	return err
+}
+
+func (p *process) ask(ctx context.Context, method, path string, want int) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+p.addr+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err == nil && resp.StatusCode != want {
+		err = fmt.Errorf("%s %s: %s %s", method, path, resp.Status, body)
+	}
+	return body, err
 }
 
 // role is what a child of our own needs to know.

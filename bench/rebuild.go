@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -272,22 +271,6 @@ type view struct {
 	Rows  int64
 	Lag   int64
 	Build *struct{ Done, Total int64 }
-}
-
-func (p *process) post(ctx context.Context, path string) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+p.addr+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return err
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusAccepted {
-		return fmt.Errorf("POST %s: %s", path, resp.Status)
-	}
-	return nil
 }
 
 // until waits for a state of balances.

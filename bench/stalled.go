@@ -122,11 +122,11 @@ func (b *bench) stalled(ctx context.Context) error {
 		slices.Sort(pooled[i])
 	}
 	without := slices.Sorted(slices.Values(slices.Concat(pooled[0], pooled[2])))
-	times := func(p float64, a, b []time.Duration) float64 {
+	ratio := func(p float64, a, b []time.Duration) float64 {
 		return float64(percentile(a, p)) / float64(percentile(b, p))
 	}
 	fmt.Fprintf(b.out, "of all rounds together: p50 %.3f ×, p99 %.3f ×; without, again: p50 %.3f ×, p99 %.3f ×\n",
-		times(.5, pooled[1], without), times(.99, pooled[1], without), times(.5, pooled[2], pooled[0]), times(.99, pooled[2], pooled[0]))
+		ratio(.5, pooled[1], without), ratio(.99, pooled[1], without), ratio(.5, pooled[2], pooled[0]), ratio(.99, pooled[2], pooled[0]))
 	return nil
 }
 

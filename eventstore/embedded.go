@@ -70,7 +70,8 @@ func startCluster(listener net.Listener, dir string, logger *slog.Logger) (*kfak
 				taken = true
 				return strictListener{listener, logger}, nil
 			}
-			return net.Listen(network, address)
+			other, err := net.Listen(network, address)
+			return strictListener{other, logger}, err
 		}),
 		kfake.ClusterID("penstock-embedded"),
 		kfake.DataDir(filepath.Clean(dir)),

@@ -63,7 +63,7 @@ func (c *strictConn) begin() error {
 		return err
 	}
 	size, kind := binary.BigEndian.Uint32(c.buf[:]), int16(binary.BigEndian.Uint16(c.buf[4:]))
-	if size < requestHead-4 || size > maxRequest || kmsg.RequestForKey(kind) == nil {
+	if size < requestHead-4 || size > maxRequest || kmsg.NameForKey(kind) == "Unknown" {
 		c.logger.Warn("a connection to the embedded broker that doesn't speak Kafka's protocol was closed", "remote", c.RemoteAddr().String())
 		return fmt.Errorf("a request of %d bytes of kind %d", size, kind)
 	}

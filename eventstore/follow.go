@@ -13,7 +13,8 @@ import (
 
 // Follower gives the records of one topic from a position on, without a gap and without a repeat: older ones read from
 // Kafka, newer ones from the node's shared tail. It holds no connection, no goroutine and no buffer while it isn't
-// being asked, so a slow caller costs nothing. Not for concurrent use; nothing to close, but every batch wants its Done.
+// being asked, so a slow caller costs nothing. Not for concurrent use; nothing to close, but every batch wants its Done,
+// and a context that it has waited with knows it until that ends: many followers, one after the other, want one each.
 type Follower struct {
 	log   *Log
 	lease bool  // batches of its own are paid for until they are Done

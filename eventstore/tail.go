@@ -155,8 +155,9 @@ func (t *Tail) Fail(err error) {
 type sleeper struct {
 	up    chan struct{} // holds one
 	place int           // in Tail.asleep, while it is there
-	// ctx is that of the last wait, whose end wakes too. Most followers come with the same one all their life.
-	ctx    context.Context
+	// done is that of the context of the last wait, whose end wakes too. Most followers come with the same one all their
+	// life.
+	done   <-chan struct{}
 	forget func() bool
 }
 
@@ -169,13 +170,13 @@ func (s *sleeper) wake() {
 
 // waitsFor has the end of ctx wake s.
 func (s *sleeper) waitsFor(ctx context.Context) {
-	if s.ctx == ctx {
+	if s.done == ctx.Done() {
 		return
 	}
 	if s.forget != nil {
 		s.forget()
 	}
-	s.ctx, s.forget = ctx, context.AfterFunc(ctx, s.wake)
+	s.done, s.forget = ctx.Done(), context.AfterFunc(ctx, s.wake)
 }
 
 // wake wakes everybody who is asleep, outside the lock, because all of them ask for it next.

@@ -158,7 +158,7 @@ func TestWhoStopsWaitingLeavesNothingInTheTail(t *testing.T) {
 		}
 	}
 	if len(tail.asleep) > 0 {
-		t.Errorf("%d are asleep", len(tail.asleep))
+		t.Fatalf("%d are asleep", len(tail.asleep))
 	}
 	// One whose context has ended isn't put to sleep with it, and one with another context is.
 	ctx, cancel := context.WithCancel(t.Context())

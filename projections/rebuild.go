@@ -399,8 +399,8 @@ func (e *Engine) swap(ctx context.Context, v *View, old *generation, s swap) err
 const (
 	scanRecords = 50_000
 	scanBytes   = 32 << 20
-	// askedRecords are the most in a transaction while somebody reads: ordering and writing the pages of a larger one took
-	// the slowest reads a quarter longer, and the build hardly less.
+	// askedRecords are the most in a transaction while somebody reads: while the pages of a larger one were ordered and
+	// written, the slowest reads took a quarter longer; the build was no faster.
 	askedRecords = 2000
 	// scanRest is how many offsets are left to the ordinary folds.
 	scanRest = 2000
