@@ -60,24 +60,9 @@ func (l *Log) ensureTopics(ctx context.Context) error {
 // createTopics creates the topics that are missing and returns their names. It refuses to set topics with another
 // partition count beside those that are there: neither could be changed afterwards.
 func (l *Log) createTopics(ctx context.Context) (created []string, err error) {
-	have, err := l.adm.ListTopics(ctx, l.Topics.all()...)
+	missing, err := l.missingTopics(ctx)
 	if err != nil {
-		return nil, unavailable("list the topics", err)
-	}
-	var missing []string
-	for _, topic := range l.Topics.all() {
-		switch d, ok := have[topic]; {
-		case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition):
-			missing = append(missing, topic)
-		case d.Err != nil:
-			return nil, unavailable("read the metadata of "+topic, d.Err)
-		}
-	}
-	for _, topic := range l.Topics.all() {
-		if n := len(have[topic].Partitions); n > 0 && n != int(l.cfg.Partitions) && len(missing) > 0 {
-			return nil, fmt.Errorf("topic %s has %d partitions, and %s would be created with %d: all four need the same count",
-				topic, n, strings.Join(missing, ", "), l.cfg.Partitions)
-		}
+		return nil, err
 	}
 	for _, topic := range missing {
 		_, err := l.adm.CreateTopic(ctx, l.cfg.Partitions, l.cfg.Replication, l.topicConfig(topic), topic)
@@ -89,6 +74,54 @@ func (l *Log) createTopics(ctx context.Context) (created []string, err error) {
 		}
 	}
 	return created, nil
+}
+
+// missingTopics returns the topics that can be created. A broker lists what it has heard of, and one that has not yet
+// heard of a topic let us create three others beside it with another partition count: so the controller is asked
+// whether each can be created, and the brokers again until they know of those that can't.
+func (l *Log) missingTopics(ctx context.Context) (missing []string, err error) {
+	for {
+		have, err := l.adm.ListTopics(ctx, l.Topics.all()...)
+		if err != nil {
+			return nil, unavailable("list the topics", err)
+		}
+		missing = nil
+		for _, topic := range l.Topics.all() {
+			switch d, ok := have[topic]; {
+			case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition):
+				missing = append(missing, topic)
+			case d.Err != nil:
+				return nil, unavailable("read the metadata of "+topic, d.Err)
+			}
+		}
+		for _, topic := range l.Topics.all() {
+			if n := len(have[topic].Partitions); n > 0 && n != int(l.cfg.Partitions) && len(missing) > 0 {
+				return nil, fmt.Errorf("topic %s has %d partitions, and %s would be created with %d: all four need the same count",
+					topic, n, strings.Join(missing, ", "), l.cfg.Partitions)
+			}
+		}
+		unheard := ""
+		for _, topic := range missing {
+			answers, err := l.adm.ValidateCreateTopics(ctx, l.cfg.Partitions, l.cfg.Replication, l.topicConfig(topic), topic)
+			if err != nil {
+				return nil, unavailable("ask whether topic "+topic+" can be created", err)
+			}
+			switch a := answers[topic]; {
+			case errors.Is(a.Err, kerr.TopicAlreadyExists):
+				unheard = topic
+			case a.Err != nil:
+				return nil, fmt.Errorf("create topic %s: %w (%s)", topic, a.Err, cmp.Or(a.ErrMessage, "no reason given"))
+			}
+		}
+		if unheard == "" {
+			return missing, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, unavailable("wait for the brokers to know of topic "+unheard, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // topicConfig is what a topic is created with.

@@ -2,6 +2,7 @@ package eventstore_test
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,9 @@ import (
 	"github.com/penstock-io/penstock/eventstore"
 	"github.com/penstock-io/penstock/eventstore/eventstoretest"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // existing returns the topics of the prefix, as others see them.
@@ -92,6 +96,49 @@ func TestTopicsOfAnotherPartitionCountAreNotMixed(t *testing.T) {
 	}
 }
 
+// A broker that has not yet heard of a topic says that there is none.
+func TestTopicsThatABrokerHasNotHeardOfAreNotMixed(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	cfg := eventstore.Config{Brokers: cluster.ListenAddrs(), Prefix: eventstoretest.Prefix(), Partitions: 3, Replication: 1}
+	adm := kadm.NewClient(outsider(t, cfg))
+	if _, err := adm.CreateTopic(t.Context(), 5, 1, nil, cfg.Prefix+".events"); err != nil {
+		t.Fatal(err)
+	}
+	host, port, _ := strings.Cut(cluster.ListenAddrs()[0], ":")
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := 0
+	cluster.ControlKey(int16(kmsg.Metadata), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		asked := r.(*kmsg.MetadataRequest)
+		if len(asked.Topics) == 0 || behind == 2 {
+			cluster.KeepControl()
+			return nil, nil, false
+		}
+		behind++
+		cluster.KeepControl()
+		answer := asked.ResponseKind().(*kmsg.MetadataResponse)
+		answer.ClusterID, answer.ControllerID = new("c"), 0
+		answer.Brokers = []kmsg.MetadataResponseBroker{{NodeID: 0, Host: host, Port: int32(number)}}
+		for _, topic := range asked.Topics {
+			answer.Topics = append(answer.Topics, kmsg.MetadataResponseTopic{Topic: topic.Topic, ErrorCode: kerr.UnknownTopicOrPartition.Code})
+		}
+		return answer, nil, true
+	})
+	created, err := eventstore.CreateTopics(t.Context(), cfg)
+	if err == nil || len(created) != 0 || !strings.Contains(err.Error(), "has 5 partitions") {
+		t.Errorf("created %v, %v", created, err)
+	}
+	if names := existing(t, cfg); behind != 2 || len(names) != 1 {
+		t.Errorf("behind %d times; there are %v", behind, names)
+	}
+}
+
 func TestACheckSaysEverythingThatIsWrong(t *testing.T) {
 	cfg := eventstoretest.Config(t)
 	if _, err := eventstore.CreateTopics(t.Context(), cfg); err != nil {
@@ -112,7 +159,11 @@ func TestACheckSaysEverythingThatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Replication = 2
-	got := check(t, cfg)
+	var got eventstore.TopicsReport
+	eventstoretest.Until(t, "the brokers have heard of all changes", func() bool {
+		got = check(t, cfg)
+		return len(got.Problems) >= 4+4 && len(got.Topics) == 4 && got.Topics[2].Retention == 24*time.Hour
+	})
 	said := strings.Join(got.Problems, "\n")
 	for _, want := range []string{
 		".events has retention.ms=60000", ".inbox has cleanup.policy=compact instead of delete",
