@@ -140,11 +140,16 @@ func (b *batch) prune() {
 
 // takeAll handles entries until the commit is full, and says how many. It handles one at least.
 func (b *batch) takeAll(ctx context.Context, entries []eventstore.Entry) (taken int, err error) {
+	// Whatever of this partition the fold may learn from here on is in seen until it is pruned, on this goroutine.
+	folded, err := b.w.cfg.History.Outcomes(entries)
+	if err != nil {
+		return 0, err
+	}
 	for i, e := range entries {
 		if i > 0 && b.full() {
 			return i, nil
 		}
-		if err := b.take(ctx, e); err != nil {
+		if err := b.take(ctx, e, folded); err != nil {
 			return i, err
 		}
 	}
@@ -157,16 +162,20 @@ func (b *batch) full() bool {
 	return len(b.commit.Commands) >= followLimit || b.bytes >= bytesLimit
 }
 
-// take handles one entry. An error means that the fold couldn't be read, or ctx ended: nothing about the entry.
-func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
+// take handles one entry. folded is what the fold knows of entries that were handled before. An error means that the fold
+// couldn't be read, or ctx ended: nothing about the entry.
+func (b *batch) take(ctx context.Context, e eventstore.Entry, folded map[string]domain.Outcome) error {
 	if e.Foreign != nil {
 		b.park(e, domain.Outcome{}, e.Foreign.Error())
 		return nil
 	}
 	o := domain.Outcome{
 		Kind: e.Kind, ID: e.ID, Source: e.Source, Type: e.Type, Stream: e.Stream, Status: domain.Accepted,
-		Verification: e.Verification, Received: e.Received, Size: len(e.Body), Digest: e.Digest(), Correlation: e.Correlation,
+		Verification: e.Verification, Received: e.Received, Size: len(e.Body), Correlation: e.Correlation,
 		Partition: b.partition, Inbox: e.Offset,
+	}
+	if e.Kind == eventstore.KindCommand { // a sender of deliveries is told nothing of another content under the same id
+		o.Digest = e.Digest()
 	}
 	cause := e.Cause()
 	version, err := b.head(e.Stream)
@@ -174,14 +183,10 @@ func (b *batch) take(ctx context.Context, e eventstore.Entry) error {
 		return err
 	}
 	o.Version = version
-	var first domain.Outcome
-	earlier, known := b.seen[cause]
-	if known {
+	first, known := folded[cause]
+	if earlier, ok := b.seen[cause]; ok {
+		known = true
 		if first, err = earlier.outcome.Decode(); err != nil {
-			return err
-		}
-	} else {
-		if first, known, err = b.w.cfg.History.Outcome(e.Kind, e.Source, e.ID); err != nil {
 			return err
 		}
 	}

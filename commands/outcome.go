@@ -25,8 +25,13 @@ func NewOutcomes(l *eventstore.Log, append func(context.Context, eventstore.Entr
 	return &Outcomes{log: l, append: append, waiting: map[string][]chan domain.Outcome{}}
 }
 
-// waitKey includes the digest: two commands under one id but with other bodies have different outcomes.
-func waitKey(e eventstore.Entry, digest string) string { return e.Cause() + "\x00" + digest }
+// waitKey includes the digest of a command: two under one id but with other bodies have different outcomes.
+func waitKey(e eventstore.Entry, digest string) string {
+	if e.Kind != eventstore.KindCommand {
+		return e.Cause()
+	}
+	return e.Cause() + "\x00" + digest
+}
 
 // maxWaiting bounds the callers that wait at once.
 const maxWaiting = 10_000
@@ -35,6 +40,9 @@ const maxWaiting = 10_000
 func (o *Outcomes) Run(ctx context.Context) error {
 	topic := o.log.Topics.Outcomes
 	f, err := o.log.Follow(ctx, topic, o.log.TailEnd(topic))
+	if err == nil {
+		f = f.Unopened()
+	}
 	for err == nil {
 		var b *eventstore.Batch
 		if b, err = f.Next(ctx); err == nil {
@@ -59,7 +67,10 @@ func (o *Outcomes) Run(ctx context.Context) error {
 func (o *Outcomes) tell(b *eventstore.Batch) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, r := range b.Records {
+	if len(o.waiting) == 0 { // who begins to wait now appends later, and the outcome is in a later batch
+		return
+	}
+	for _, r := range b.Open().Records {
 		if r.Outcome == nil {
 			continue
 		}

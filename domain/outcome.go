@@ -37,7 +37,7 @@ type Outcome struct {
 	Received     time.Time  `json:"received"`
 	Handled      time.Time  `json:"handled"`
 	Size         int        `json:"size"`             // bytes of the body
-	Digest       string     `json:"digest,omitempty"` // of type and body: the same id with another digest is a misuse
+	Digest       string     `json:"digest,omitempty"` // of a command's type and body: the same id with another digest is a misuse
 	Correlation  string     `json:"correlationid,omitempty"`
 	ParkedAt     *int64     `json:"parked_at,omitempty"` // Parked: offset in the parked topic, in the outcome's partition
 	Release      string     `json:"release,omitempty"`   // of a parked one: "requeue" or "discard", by whom and why

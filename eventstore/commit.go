@@ -164,7 +164,7 @@ func (w *Writer) entries(ctx context.Context, fetches kgo.Fetches) ([]Entry, err
 	if err := pollError(fetches); err != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("read the inbox: %w", err)
 	}
-	var entries []Entry
+	entries := make([]Entry, 0, fetches.NumRecords())
 	fetches.EachRecord(func(r *kgo.Record) {
 		e, err := entryOf(r)
 		e.Foreign = err
@@ -235,8 +235,9 @@ func (w *Writer) Commit(c Commit) error {
 func (w *Writer) records(c Commit) ([]*kgo.Record, error) {
 	t := w.log.Topics
 	records := make([]*kgo.Record, 0, len(c.Events)+len(c.Outcomes)+len(c.Commands)+len(c.Parked))
+	headers := newHeaders(len(c.Events))
 	for _, e := range c.Events {
-		records = append(records, eventRecord(t.Events, w.partition, e))
+		records = append(records, eventRecord(t.Events, w.partition, e, headers))
 	}
 	for _, o := range c.Outcomes {
 		r, err := o.record(t.Outcomes)

@@ -72,7 +72,7 @@ func (e Entry) Digest() string {
 
 // record encodes an entry. The header names are frozen by golden files.
 func (e Entry) record(topic string, partition int32) *kgo.Record {
-	h := newHeaders()
+	h := newHeaders(1)
 	h.add("ps_kind", e.Kind)
 	h.add("ps_id", e.ID)
 	h.add("ps_source", e.Source)
@@ -96,7 +96,7 @@ func (e Entry) record(topic string, partition int32) *kgo.Record {
 	if len(e.Headers) > 0 {
 		h.add("ps_headers", string(appendObject(nil, e.Headers)))
 	}
-	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(e.Stream), Value: e.Body, Headers: h.list}
+	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(e.Stream), Value: e.Body, Headers: h.take()}
 }
 
 func entryOf(r *kgo.Record) (Entry, error) {
@@ -144,8 +144,8 @@ func entryOf(r *kgo.Record) (Entry, error) {
 
 // eventRecord encodes an event in the Kafka binary mode of CloudEvents 1.0.2
 // (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md).
-func eventRecord(topic string, partition int32, e domain.Event) *kgo.Record {
-	h := newHeaders()
+// Its headers are taken from h.
+func eventRecord(topic string, partition int32, e domain.Event, h *headers) *kgo.Record {
 	h.add("ce_specversion", "1.0")
 	h.add("ce_id", e.ID)
 	h.add("ce_type", e.Type)
@@ -163,7 +163,7 @@ func eventRecord(topic string, partition int32, e domain.Event) *kgo.Record {
 	if e.Schema > 1 {
 		h.add("ce_schemaversion", strconv.Itoa(e.Schema))
 	}
-	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(e.Stream), Value: e.Data, Headers: h.list}
+	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(e.Stream), Value: e.Data, Headers: h.take()}
 }
 
 func eventOf(r *kgo.Record) (domain.Event, error) {
@@ -188,14 +188,23 @@ func eventOf(r *kgo.Record) (domain.Event, error) {
 }
 
 // headers collects record headers and leaves out empty ones, so that absent and empty stay the same thing. The values
-// share one buffer.
+// share one buffer, and the records of one commit both.
 type headers struct {
-	list []kgo.RecordHeader
-	text []byte
+	list  []kgo.RecordHeader
+	text  []byte
+	taken int
 }
 
-func newHeaders() headers {
-	return headers{make([]kgo.RecordHeader, 0, 16), make([]byte, 0, 512)}
+// newHeaders makes room for those of so many records. More are no mistake.
+func newHeaders(records int) *headers {
+	return &headers{list: make([]kgo.RecordHeader, 0, 12*records), text: make([]byte, 0, 384*records)}
+}
+
+// take returns the headers that were added since it was called last.
+func (h *headers) take() []kgo.RecordHeader {
+	from := h.taken
+	h.taken = len(h.list)
+	return h.list[from:h.taken:h.taken]
 }
 
 func (h *headers) add(key, value string) {

@@ -65,6 +65,13 @@ func (f *Follower) Leased() *Follower {
 	return f
 }
 
+// Unopened has f give batches whose Records are there only after their Open. For whoever may not need them: what nobody
+// needs is never decoded.
+func (f *Follower) Unopened() *Follower {
+	f.at.closed = true
+	return f
+}
+
 // Position is the position after everything given out so far. The caller must not change it.
 func (f *Follower) Position() Position { return f.at.At }
 
@@ -154,11 +161,7 @@ func (l *Log) fetch(ctx context.Context, topic string, at, until Position, leade
 	if limit > 0 {
 		records = b.cut(records, limit)
 	}
-	for _, r := range records {
-		if rec := l.decode(r); rec != nil {
-			b.Records = append(b.Records, rec)
-		}
-	}
+	b.Records = l.decodeAll(records)
 	return b, nil
 }
 

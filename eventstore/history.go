@@ -253,59 +253,87 @@ func (h *History) Event(id string) (e domain.Event, ok bool, err error) {
 // Outcome returns what became of a delivery or command. If its outcome record is gone from a table that was built anew
 // (outcomes are kept for 30 days), the events still tell that it was accepted.
 func (h *History) Outcome(kind, source, id string) (o domain.Outcome, ok bool, err error) {
-	key := causeKey(kind, source, id)
 	err = h.table.View(func(tx *Tx) error {
-		outcomes, err := tx.Index(indexOutcomes)
-		if err != nil {
-			return err
+		f, err := openFirsts(tx)
+		if err == nil {
+			o, ok, err = f.outcome(kind, source, id)
 		}
-		if b := outcomes.Get(key); b != nil {
-			ok = true
-			o, err = decodeOutcome(b)
-			return err
-		}
-		causes, err := tx.Index(indexCauses)
-		if err != nil {
-			return err
-		}
-		place := causes.Get(key)
-		if place == nil {
-			return nil
-		}
-		events, err := tx.Index(indexEvents)
-		if err != nil {
-			return err
-		}
-		log, err := tx.Index(indexLog)
-		if err != nil {
-			return err
-		}
-		ok = true
-		o = domain.Outcome{Kind: kind, ID: id, Source: source, Status: domain.Accepted}
-		o.Stream, _ = splitPlace(place)
-		prefix := place[:len(place)-8]
-		events.Scan(place, func(k, v []byte) bool {
-			if len(k) != len(place) || !bytes.HasPrefix(k, prefix) {
-				return false
-			}
-			e, bad := eventAt(log, v)
-			if bad != nil {
-				err = bad
-				return false
-			}
-			if e.Causation != id {
-				return false
-			}
-			o.Version, o.Received, o.Type = e.Version, e.Time, e.Type
-			if kind == KindCommand {
-				o.Type = strings.TrimPrefix(e.Source, "/commands/")
-			}
-			o.Events = append(o.Events, domain.EventRef{ID: e.ID, Type: e.Type, Version: e.Version, Offset: int64(binary.BigEndian.Uint64(v[8:]))})
-			return true
-		})
 		return err
 	})
 	return o, ok, err
+}
+
+// Outcomes is Outcome for many entries in one transaction: those of them that were handled before, by their Cause.
+func (h *History) Outcomes(entries []Entry) (first map[string]domain.Outcome, err error) {
+	err = h.table.View(func(tx *Tx) error {
+		f, err := openFirsts(tx)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if e.Foreign != nil {
+				continue
+			}
+			o, ok, err := f.outcome(e.Kind, e.Source, e.ID)
+			if err != nil {
+				return err
+			}
+			if ok && first == nil {
+				first = map[string]domain.Outcome{}
+			}
+			if ok {
+				first[e.Cause()] = o
+			}
+		}
+		return nil
+	})
+	return first, err
+}
+
+// firsts are the indexes that tell what became of an entry.
+type firsts struct{ outcomes, causes, events, log Index }
+
+func openFirsts(tx *Tx) (f firsts, err error) {
+	for _, i := range []struct {
+		name string
+		to   *Index
+	}{{indexOutcomes, &f.outcomes}, {indexCauses, &f.causes}, {indexEvents, &f.events}, {indexLog, &f.log}} {
+		if *i.to, err = tx.Index(i.name); err != nil {
+			return firsts{}, err
+		}
+	}
+	return f, nil
+}
+
+func (f firsts) outcome(kind, source, id string) (o domain.Outcome, ok bool, err error) {
+	key := causeKey(kind, source, id)
+	if b := f.outcomes.Get(key); b != nil {
+		o, err = decodeOutcome(b)
+		return o, true, err
+	}
+	place := f.causes.Get(key)
+	if place == nil {
+		return o, false, nil
+	}
+	o = domain.Outcome{Kind: kind, ID: id, Source: source, Status: domain.Accepted}
+	o.Stream, _ = splitPlace(place)
+	prefix := place[:len(place)-8]
+	f.events.Scan(place, func(k, v []byte) bool {
+		if len(k) != len(place) || !bytes.HasPrefix(k, prefix) {
+			return false
+		}
+		var e domain.Event
+		if e, err = eventAt(f.log, v); err != nil || e.Causation != id {
+			return false
+		}
+		o.Version, o.Received, o.Type = e.Version, e.Time, e.Type
+		if kind == KindCommand {
+			o.Type = strings.TrimPrefix(e.Source, "/commands/")
+		}
+		o.Events = append(o.Events, domain.EventRef{ID: e.ID, Type: e.Type, Version: e.Version, Offset: int64(binary.BigEndian.Uint64(v[8:]))})
+		return true
+	})
+	return o, true, err
 }
 
 // Handled returns the inbox offset after the last entry of the partition that was handled, 0 if none is known.

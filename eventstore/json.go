@@ -40,9 +40,10 @@ func (e EncodedOutcome) Decode() (domain.Outcome, error) {
 }
 
 func (e EncodedOutcome) record(topic string) (*kgo.Record, error) {
-	return &kgo.Record{Topic: topic, Partition: e.partition, Key: []byte(e.stream), Value: e.json,
-		Headers: []kgo.RecordHeader{{Key: "content-type", Value: []byte("application/json")}}}, e.err
+	return &kgo.Record{Topic: topic, Partition: e.partition, Key: []byte(e.stream), Value: e.json, Headers: isJSON}, e.err
 }
+
+var isJSON = []kgo.RecordHeader{{Key: "content-type", Value: []byte("application/json")}}
 
 func outcomeOf(r *kgo.Record) (domain.Outcome, error) {
 	o, err := decodeOutcome(r.Value)

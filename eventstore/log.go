@@ -281,14 +281,14 @@ func (l *Log) fill(ctx context.Context, topic string, tail *Tail) error {
 			return fmt.Errorf("follow %s: %w", topic, err)
 		}
 		b := &Batch{Shared: true, Next: at.Clone()}
-		size := int64(0)
-		fetches.EachRecord(func(r *kgo.Record) {
+		size, records := int64(0), fetches.Records()
+		for _, r := range records {
 			b.Next.Next[r.Partition] = r.Offset + 1
-			if rec := l.decode(r); rec != nil {
-				b.Records = append(b.Records, rec)
-				size += rec.size
+			if !r.Attrs.IsControl() {
+				size += sizeOf(r)
 			}
-		})
+		}
+		b.later = func() []*Record { return l.decodeAll(records) }
 		if fetches.NumRecords() == 0 {
 			tail.Tick()
 			continue
@@ -323,13 +323,26 @@ func pollError(fetches kgo.Fetches) error {
 	return errors.Join(errs...)
 }
 
+// decodeAll leaves out markers.
+func (l *Log) decodeAll(records []*kgo.Record) (all []*Record) {
+	for _, r := range records {
+		if rec := l.decode(r); rec != nil {
+			all = append(all, rec)
+		}
+	}
+	return all
+}
+
+// sizeOf is about how much memory a decoded record takes. Its bytes count twice: once as they are, once for the encoding
+// that feeds share.
+func sizeOf(r *kgo.Record) int64 { return 2*int64(len(r.Key)+len(r.Value)) + 2048 }
+
 // decode turns a Kafka record into what followers see; nil for markers.
 func (l *Log) decode(r *kgo.Record) *Record {
 	if r.Attrs.IsControl() {
 		return nil
 	}
-	// Counted twice: once as it is, once for the encoding that feeds share.
-	rec := &Record{Partition: r.Partition, Offset: r.Offset, size: 2*int64(len(r.Key)+len(r.Value)) + 2048}
+	rec := &Record{Partition: r.Partition, Offset: r.Offset, size: sizeOf(r)}
 	switch r.Topic {
 	case l.Topics.Events:
 		var e domain.Event

@@ -56,6 +56,20 @@ type Batch struct {
 	size   int64
 	short  bool // more had been read; see cut
 	pieces [2]atomic.Pointer[[]byte]
+	// later makes the records, when somebody asks for them first. In a backlog most batches leave the tail before that: the
+	// projections are far behind and read from Kafka.
+	later  func() []*Record
+	opened sync.Once
+}
+
+// Open makes the records if that was left for later, and returns b. Only who follows with Unopened needs it.
+func (b *Batch) Open() *Batch {
+	b.opened.Do(func() {
+		if b.later != nil {
+			b.Records, b.later = b.later(), nil
+		}
+	})
+	return b
 }
 
 // Piece is to a whole batch what Frame is to a record: a form that only depends on all of its records. Use it only in a
@@ -227,10 +241,13 @@ type TailReader struct {
 	next    int      // number of the chunk to read
 	aligned bool     // At is exactly the position before that chunk
 	sleeper *sleeper // nil before the first wait
+	closed  bool     // it opens the batches that it wants itself
 }
 
 // MoveTo has r go on from another place.
-func (r *TailReader) MoveTo(at Position) { *r = TailReader{At: at, sleeper: r.sleeper} }
+func (r *TailReader) MoveTo(at Position) {
+	*r = TailReader{At: at, sleeper: r.sleeper, closed: r.closed}
+}
 
 // Next returns the next batch after r.At and moves r. It waits for one until ctx ends, but only until the next tick: then
 // the batch is empty. covered is false, and batch nil, when the tail no longer reaches back to r.At: the records between
@@ -292,6 +309,9 @@ func (t *Tail) read(r *TailReader, s *sleeper) (batch *Batch, covered bool, err 
 	}
 	chunk := t.chunks[i]
 	t.mu.Unlock()
+	if !r.aligned || !r.closed {
+		chunk.Open()
+	}
 
 	if r.aligned {
 		r.next++

@@ -27,8 +27,12 @@ func feed(r *rand.Rand, tail *Tail, n int) (all []*Record) {
 			b.Next.Next[p]++
 			b.Records = append(b.Records, rec)
 		}
-		tail.Append(b, int64(len(b.Records))*100)
 		at, all = b.Next, append(all, b.Records...)
+		size := int64(len(b.Records)) * 100
+		if records := b.Records; r.IntN(2) == 0 {
+			b.Records, b.later = nil, func() []*Record { return records }
+		}
+		tail.Append(b, size)
 	}
 	return all
 }
@@ -71,6 +75,48 @@ func TestATailReaderFromAnywhereGetsExactlyTheRest(t *testing.T) {
 		if i != len(got) || !reader.At.Covers(tail.End()) {
 			t.Fatalf("from %v: %d records, want %d; at %v", from.Next, len(got), i, reader.At.Next)
 		}
+	}
+}
+
+func TestABatchIsDecodedOnceAndOnlyForWhoAsks(t *testing.T) {
+	tail := NewTail(Position{Next: []int64{0}}, 1<<30)
+	decoded := 0
+	add := func(next int64) {
+		records := []*Record{{Offset: next - 2}, {Offset: next - 1}}
+		tail.Append(&Batch{Next: Position{Next: []int64{next}}, Shared: true, later: func() []*Record { decoded++; return records }}, 1)
+	}
+	add(2)
+	add(4)
+	read := func(r *TailReader) *Batch {
+		t.Helper()
+		b, covered, err := tail.read(r, nil)
+		if err != nil || !covered || b == nil {
+			t.Fatal(b, covered, err)
+		}
+		return b
+	}
+	passing := TailReader{At: Position{Next: []int64{0}}, closed: true}
+	if read(&passing); decoded != 0 {
+		t.Error("decoded for one who passes")
+	}
+	passing.MoveTo(Position{Next: []int64{2}})
+	if b := read(&passing); decoded != 0 || len(b.Open().Records) != 2 || decoded != 1 {
+		t.Errorf("decoded %d times, %d records", decoded, len(b.Records))
+	}
+	for range 2 {
+		asking := TailReader{At: Position{Next: []int64{0}}}
+		for range 2 {
+			if b := read(&asking); len(b.Records) != 2 {
+				t.Errorf("%d records", len(b.Records))
+			}
+		}
+	}
+	if decoded != 2 {
+		t.Errorf("two batches are decoded %d times", decoded)
+	}
+	between := TailReader{At: Position{Next: []int64{1}}, closed: true} // a part of a batch takes its records
+	if b := read(&between); len(b.Records) != 1 || b.Records[0].Offset != 1 {
+		t.Errorf("%+v", b.Records)
 	}
 }
 
