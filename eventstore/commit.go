@@ -235,7 +235,7 @@ func (w *Writer) Commit(c Commit) error {
 func (w *Writer) records(c Commit) ([]*kgo.Record, error) {
 	t := w.log.Topics
 	records := make([]*kgo.Record, 0, len(c.Events)+len(c.Outcomes)+len(c.Commands)+len(c.Parked))
-	headers := newHeaders(len(c.Events))
+	headers := newHeaders(len(c.Events), eventTexts*len(c.Events))
 	for _, e := range c.Events {
 		records = append(records, eventRecord(t.Events, w.partition, e, headers))
 	}

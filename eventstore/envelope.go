@@ -72,7 +72,7 @@ func (e Entry) Digest() string {
 
 // record encodes an entry. The header names are frozen by golden files.
 func (e Entry) record(topic string, partition int32) *kgo.Record {
-	h := newHeaders(1)
+	h := newHeaders(1, e.texts())
 	h.add("ps_kind", e.Kind)
 	h.add("ps_id", e.ID)
 	h.add("ps_source", e.Source)
@@ -94,9 +94,19 @@ func (e Entry) record(topic string, partition int32) *kgo.Record {
 		h.add("ps_attempt", strconv.Itoa(e.Attempt))
 	}
 	if len(e.Headers) > 0 {
-		h.add("ps_headers", string(appendObject(nil, e.Headers)))
+		h.addObject("ps_headers", e.Headers)
 	}
 	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(e.Stream), Value: e.Body, Headers: h.take()}
+}
+
+// texts is about how many bytes its header values take.
+func (e Entry) texts() int {
+	n := 160 + len(e.ID) + len(e.Source) + len(e.Type) + len(e.ContentType) + len(e.Verification) + len(e.Correlation) +
+		len(e.Causation) + len(e.TraceParent) + len(e.By) + len(e.Note) + len(e.ReplayOf)
+	for key, value := range e.Headers {
+		n += len(key) + len(value) + 6
+	}
+	return n
 }
 
 func entryOf(r *kgo.Record) (Entry, error) {
@@ -195,9 +205,12 @@ type headers struct {
 	taken int
 }
 
-// newHeaders makes room for those of so many records. More are no mistake.
-func newHeaders(records int) *headers {
-	return &headers{list: make([]kgo.RecordHeader, 0, 12*records), text: make([]byte, 0, 384*records)}
+// eventTexts is about how many bytes the header values of an event take.
+const eventTexts = 384
+
+// newHeaders makes room for those of so many records, and so many bytes of values. More are no mistake.
+func newHeaders(records, texts int) *headers {
+	return &headers{list: make([]kgo.RecordHeader, 0, 12*records), text: make([]byte, 0, texts)}
 }
 
 // take returns the headers that were added since it was called last.
@@ -213,6 +226,12 @@ func (h *headers) add(key, value string) {
 		h.text = append(h.text, value...)
 		h.list = append(h.list, kgo.RecordHeader{Key: key, Value: h.text[from:len(h.text):len(h.text)]})
 	}
+}
+
+func (h *headers) addObject(key string, object map[string]string) {
+	from := len(h.text)
+	h.text = appendObject(h.text, object)
+	h.list = append(h.list, kgo.RecordHeader{Key: key, Value: h.text[from:len(h.text):len(h.text)]})
 }
 
 // texts are the header values of a record, as parts of one string.

@@ -44,9 +44,9 @@ func TestWireFormatIsFrozen(t *testing.T) {
 	lifted := event
 	lifted.Schema = 2
 	records := map[string]*kgo.Record{
-		"v1/event.json": eventRecord("e", 0, event, newHeaders(1)), "v1/event-schema-2.json": eventRecord("e", 0, lifted, newHeaders(1)),
+		"v1/event.json": eventRecord("e", 0, event, newHeaders(1, eventTexts)), "v1/event-schema-2.json": eventRecord("e", 0, lifted, newHeaders(1, eventTexts)),
 		"v1/command.json": command.record("i", 0), "v1/delivery.json": delivery.record("i", 0),
-		"v1/event-replay.json": eventRecord("e", 0, replayed, newHeaders(1)), "v1/delivery-replay.json": replay.record("i", 0),
+		"v1/event-replay.json": eventRecord("e", 0, replayed, newHeaders(1, eventTexts)), "v1/delivery-replay.json": replay.record("i", 0),
 	}
 	for name, r := range records {
 		g := golden{Key: string(r.Key), Value: string(r.Value)}

@@ -37,7 +37,7 @@ func FuzzEventRecord(f *testing.F) {
 		Time: time.Unix(1, 2).UTC(), ContentType: "application/json", Data: []byte("{}"), Correlation: "d1", Causation: "d1",
 		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Delivery: "d1", Verification: "github; body", ReplayOf: "d0",
 	}
-	r := eventRecord("e", 0, full, newHeaders(1))
+	r := eventRecord("e", 0, full, newHeaders(1, eventTexts))
 	f.Add(r.Key, headerLines(r), r.Value)
 	f.Add([]byte("a/b"), []byte("CE_ID:1\nce_id:2\nce_type:t\nce_subject:a/b\nce_time:2026-01-01T00:00:00+24:00\nce_streamversion:-1"), []byte{0, 255})
 	f.Add([]byte{}, []byte{}, []byte{})
@@ -49,7 +49,7 @@ func FuzzEventRecord(f *testing.F) {
 			}
 			return
 		}
-		again, err := eventOf(eventRecord("e", 0, e, newHeaders(1)))
+		again, err := eventOf(eventRecord("e", 0, e, newHeaders(1, eventTexts)))
 		e.Time = e.Time.UTC()
 		if e.Schema <= 1 {
 			e.Schema, again.Schema = 0, 0 // 1 is the schema of who says none

@@ -158,6 +158,8 @@ type incoming struct {
 	hint   string // the same in words
 }
 
+var noSniff = []string{"nosniff"}
+
 // ServeHTTP answers one request for the source that the path value "source" names.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
@@ -185,13 +187,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		maps.Copy(header, answer.header)
 		if answer.contentType != "" {
-			header.Set("Content-Type", answer.contentType)
+			header["Content-Type"] = []string{answer.contentType}
 		}
 		if answer.durability != "" {
-			header.Set("Penstock-Durability", string(answer.durability))
+			header["Penstock-Durability"] = []string{string(answer.durability)}
 		}
-		header.Set("Content-Length", strconv.Itoa(len(answer.body)))
-		header.Set("X-Content-Type-Options", "nosniff")
+		header["Content-Length"] = []string{strconv.Itoa(len(answer.body))}
+		header["X-Content-Type-Options"] = noSniff
 		w.WriteHeader(answer.status)
 		w.Write(answer.body) // stored all the same; a sender that is gone will send it again
 	}

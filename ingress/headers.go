@@ -3,7 +3,6 @@ package ingress
 import (
 	"encoding/hex"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/penstock-io/penstock/domain"
@@ -18,30 +17,44 @@ func kept(p Provider, header http.Header) (map[string]string, error) {
 	m := map[string]string{}
 	size := 0
 	for name, values := range header {
-		if !keeps(p.Keep, name) {
+		name, ok := keeps(p.Keep, name)
+		if !ok {
 			continue
 		}
-		name = strings.ToLower(name)
 		if len(values) > 1 && name != "user-agent" {
 			return nil, ambiguous(name)
 		}
-		m[name] = strings.Join(values, ", ")
-		if size += len(name) + len(m[name]); size > maxKept {
+		value := strings.Join(values, ", ")
+		m[name] = value
+		if size += len(name) + len(value); size > maxKept {
 			return nil, refuse(431, "headers-too-large", "The headers are too large", "at most %d bytes are recorded", maxKept)
 		}
 	}
 	return m, nil
 }
 
-// keeps reports whether a header is on the list, or one of those that are kept of every delivery.
-func keeps(list []string, name string) bool {
-	if strings.EqualFold(name, "content-type") || strings.EqualFold(name, "user-agent") {
-		return true
+// keeps reports whether a header is on the list, or one of those that are kept of every delivery, and gives its name in
+// lower case then.
+func keeps(list []string, name string) (lower string, ok bool) {
+	switch name { // as net/http has them
+	case "Content-Type":
+		return "content-type", true
+	case "User-Agent":
+		return "user-agent", true
 	}
-	return slices.ContainsFunc(list, func(pattern string) bool {
+	for _, pattern := range list {
 		head, _, _ := strings.Cut(pattern, "*") // most headers are not of the vendor's, and needn't be lower-cased to see that
-		return len(name) >= len(head) && strings.EqualFold(name[:len(head)], head) && domain.MatchType(pattern, strings.ToLower(name))
-	})
+		if len(name) < len(head) || !strings.EqualFold(name[:len(head)], head) {
+			continue
+		}
+		if lower == "" {
+			lower = strings.ToLower(name)
+		}
+		if domain.MatchType(pattern, lower) {
+			return lower, true
+		}
+	}
+	return "", false
 }
 
 // traceParent returns the traceparent header if it is a valid one of W3C Trace Context

@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"slices"
 	"strconv"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -36,6 +37,20 @@ type scan struct {
 	open   []level  // the arrays and objects that are open
 	keys   []uint64 // the hashes of the keys of all objects that are open
 	twice  bool     // two keys of one object have the same hash: they are equal, but for one case in 2^64 or a rogue's
+}
+
+// scans keeps the memory of scans that are over. It is enough for ordinary bodies.
+var scans = sync.Pool{New: func() any { return &scan{open: make([]level, 0, 16), keys: make([]uint64, 0, 128)} }}
+
+// maxRested is how many keys a scan that is kept may have room for: a body of millions of them leaves nothing behind.
+const maxRested = 4096
+
+// rest makes room for another scan, and keeps nothing of the body.
+func (s *scan) rest() {
+	if cap(s.keys) <= maxRested && cap(s.open) <= maxRested {
+		*s = scan{open: s.open[:0], keys: s.keys[:0]}
+		scans.Put(s)
+	}
 }
 
 // level is an array or object that is open.

@@ -64,10 +64,9 @@ type values struct {
 // an error of class Invalid that names its path: readers disagree on which of the two counts, so a delivery filed by
 // one of them could be handled by the other.
 func (w *wants) find(body []byte) (values, error) {
-	// Enough for ordinary bodies, so that they need no memory.
-	var levels [16]level
-	var hashes [128]uint64
-	s := scan{body: body, tails: make([][]byte, len(w.paths)), at: &w.root, open: levels[:0], keys: hashes[:0]}
+	s := scans.Get().(*scan)
+	defer s.rest()
+	s.body, s.tails, s.at = body, make([][]byte, len(w.paths)), &w.root
 	if err := s.run(); err != nil {
 		return values{}, err
 	}
