@@ -66,11 +66,15 @@ func (o *Outcomes) Run(ctx context.Context) error {
 
 func (o *Outcomes) tell(b *eventstore.Batch) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.waiting) == 0 { // who begins to wait now appends later, and the outcome is in a later batch
+	nobody := len(o.waiting) == 0
+	o.mu.Unlock()
+	if nobody { // who begins to wait now appends later, and the outcome is in a later batch
 		return
 	}
-	for _, r := range b.Open().Records {
+	b.Open() // not under the lock: it may be thousands, and new commands want it
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range b.Records {
 		if r.Outcome == nil {
 			continue
 		}
