@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,11 +137,11 @@ func TestADamagedOrForeignBackupIsRefused(t *testing.T) {
 	raw := backup(t, other)
 	stop()
 	dir := t.TempDir()
-	refused := func(what string, raw []byte, ps []projections.Projection, rule string) {
+	refused := func(what string, raw []byte, ps []projections.Projection, rules ...string) {
 		t.Helper()
 		m, err := projections.Restore(dir, ps, bytes.NewReader(raw))
-		if ruleOf(err) != rule {
-			t.Errorf("%s: %+v, %v, want the rule %s", what, m, err, rule)
+		if !slices.Contains(rules, ruleOf(err)) {
+			t.Errorf("%s: %+v, %v, want one of the rules %q", what, m, err, rules)
 		}
 		if found, _ := filepath.Glob(filepath.Join(dir, "counts", "*")); len(found) > 0 {
 			t.Fatalf("%s: left behind: %v", what, found)
@@ -163,7 +164,8 @@ func TestADamagedOrForeignBackupIsRefused(t *testing.T) {
 			}
 			continue
 		}
-		refused("a byte is another", harmed, ps, "bad-backup")
+		// In the manifest it may be the name or the version of the projection that is another.
+		refused("a byte is another", harmed, ps, "bad-backup", "other-definition", "no-such-projection")
 	}
 	for _, n := range []int{0, 100, 511, 512, 1000, 2000, len(good) / 2, len(good) - 1536 - 1024, len(good) - 1024 - 513} {
 		refused("it breaks off", good[:n], ps, "bad-backup")
