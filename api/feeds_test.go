@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+
+	"github.com/penstock-io/penstock/eventstore/eventstoretest"
 )
 
 // counted is a context that knows how many wait for its end.
@@ -33,8 +35,7 @@ func TestWaitingForAStreamLeavesNothingWithTheConnection(t *testing.T) {
 		waited := make(chan error, 1)
 		version := uint64(1 + i)
 		go func() { waited <- d.Wait(connection, version) }()
-		for connection.waiting.Load() == 0 && len(waited) == 0 {
-		}
+		eventstoretest.Until(t, "it waits", func() bool { return connection.waiting.Load() > 0 || len(waited) > 0 })
 		n.submit(fmt.Sprintf(`{"counter":"a","by":%d}`, 1+i%3)).is(200)
 		if err := <-waited; err != nil {
 			t.Fatal(err)

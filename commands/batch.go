@@ -171,11 +171,8 @@ func (b *batch) take(ctx context.Context, e eventstore.Entry, folded map[string]
 	}
 	o := domain.Outcome{
 		Kind: e.Kind, ID: e.ID, Source: e.Source, Type: e.Type, Stream: e.Stream, Status: domain.Accepted,
-		Verification: e.Verification, Received: e.Received, Size: len(e.Body), Correlation: e.Correlation,
+		Verification: e.Verification, Received: e.Received, Size: len(e.Body), Digest: e.Digest(), Correlation: e.Correlation,
 		Partition: b.partition, Inbox: e.Offset,
-	}
-	if e.Kind == eventstore.KindCommand { // a sender of deliveries is told nothing of another content under the same id
-		o.Digest = e.Digest()
 	}
 	cause := e.Cause()
 	version, err := b.head(e.Stream)

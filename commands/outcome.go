@@ -25,13 +25,8 @@ func NewOutcomes(l *eventstore.Log, append func(context.Context, eventstore.Entr
 	return &Outcomes{log: l, append: append, waiting: map[string][]chan domain.Outcome{}}
 }
 
-// waitKey includes the digest of a command: two under one id but with other bodies have different outcomes.
-func waitKey(e eventstore.Entry, digest string) string {
-	if e.Kind != eventstore.KindCommand {
-		return e.Cause()
-	}
-	return e.Cause() + "\x00" + digest
-}
+// waitKey includes the digest: two commands under one id but with other bodies have different outcomes.
+func waitKey(e eventstore.Entry, digest string) string { return e.Cause() + "\x00" + digest }
 
 // maxWaiting bounds the callers that wait at once.
 const maxWaiting = 10_000

@@ -62,8 +62,12 @@ type Entry struct {
 // Cause identifies what the entry may do once: a delivery within its source, a command everywhere.
 func (e Entry) Cause() string { return string(causeKey(e.Kind, e.Source, e.ID)) }
 
-// Digest identifies what an entry asks for, so that the same id with another content can be told apart.
+// Digest identifies what a command asks for, so that the same id with another content can be told apart. Deliveries have
+// none: whoever sends another content under the same id is told that it is a duplicate all the same.
 func (e Entry) Digest() string {
+	if e.Kind != KindCommand {
+		return ""
+	}
 	h := sha256.New()
 	fmt.Fprintf(h, "%d:%s%d:", len(e.Type), e.Type, len(e.Body))
 	h.Write(e.Body)

@@ -288,11 +288,11 @@ func (l *Log) fill(ctx context.Context, topic string, tail *Tail) error {
 				size += sizeOf(r)
 			}
 		}
-		b.later = func() []*Record { return l.decodeAll(records) }
-		if fetches.NumRecords() == 0 {
+		if len(records) == 0 {
 			tail.Tick()
 			continue
 		}
+		b.later = func() []*Record { return l.decodeAll(records) }
 		at = b.Next
 		tail.Append(b, size)
 	}
