@@ -29,6 +29,10 @@ func TestWaitingForAStreamLeavesNothingWithTheConnection(t *testing.T) {
 	n := newNode(t, true)
 	streams, _ := n.cfg.Engine.View("streams")
 	n.submit(`{"counter":"a","by":1}`).is(200)
+	eventstoretest.Until(t, "the fold knows the stream", func() bool {
+		_, ok, err := n.cfg.History.Head("counter/a")
+		return ok && err == nil
+	})
 	d := Durable(n.cfg.History, streams, "counter/a")
 	connection := &counted{Context: context.Background(), done: make(chan struct{})}
 	for i := range 10 {
