@@ -24,7 +24,7 @@ func (l *Log) Append(ctx context.Context, e Entry) error {
 	}
 	done := make(chan error, 1)
 	r := e.record(l.Topics.Inbox, l.PartitionOf(e.Stream))
-	l.client.TryProduce(context.WithoutCancel(ctx), r, func(_ *kgo.Record, err error) { done <- err })
+	l.appends.append(r, func(err error) { done <- err })
 	if Broken("ack-before-durable") {
 		return nil
 	}

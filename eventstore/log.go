@@ -69,6 +69,7 @@ type Log struct {
 
 	cfg        Config
 	client     *kgo.Client // appends to the inbox, asks administrative questions
+	appends    *groups     // through client
 	reader     *kgo.Client // reads older records, so that they don't queue before appends
 	adm        *kadm.Client
 	cluster    string
@@ -127,6 +128,7 @@ func (l *Log) open(ctx context.Context) error {
 	if l.reader, err = kgo.NewClient(l.options("catch-up")...); err != nil {
 		return err
 	}
+	l.appends = newGroups(l.client.TryProduce)
 	l.adm = kadm.NewClient(l.client)
 	// A topic that was just created, perhaps by another node, is not known to every broker at once; and a broker that is
 	// going down or coming up may answer, or close a connection, in ways that the client doesn't retry by itself.
