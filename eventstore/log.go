@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -209,8 +210,14 @@ func (l *Log) Partitions() int32 { return l.partitions }
 
 // PartitionOf returns the partition of a stream: murmur2 as in Java's default partitioner, so that any client agrees.
 func (l *Log) PartitionOf(s domain.Stream) int32 {
-	return int32(l.hash.Partition(&kgo.Record{Key: []byte(s)}, int(l.partitions)))
+	r := keyed.Get().(*kgo.Record)
+	defer keyed.Put(r)
+	r.Key = append(r.Key[:0], s...)
+	return int32(l.hash.Partition(r, int(l.partitions)))
 }
+
+// keyed are records for PartitionOf, which each delivery needs up to three times.
+var keyed = sync.Pool{New: func() any { return new(kgo.Record) }}
 
 // Start is the position of the oldest record that topic still has.
 func (l *Log) Start(ctx context.Context, topic string) (Position, error) {

@@ -197,7 +197,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(answer.status)
 		w.Write(answer.body) // stored all the same; a sender that is gone will send it again
 	}
-	h.metrics.received.WithLabelValues(name, strconv.Itoa(answer.status)).Inc()
+	if answer.status == http.StatusAccepted {
+		rt.accepted.Inc()
+	} else {
+		h.metrics.received.WithLabelValues(name, strconv.Itoa(answer.status)).Inc()
+	}
 	rt.duration.Observe(time.Since(start).Seconds())
 }
 

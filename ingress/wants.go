@@ -103,10 +103,15 @@ func (v values) text(path string) string {
 
 // whole returns the number at path if it is written as an integer and is an int64.
 func (v values) whole(path string) int64 {
-	if n, err := strconv.ParseInt(v.digits(path), 10, 64); err == nil {
-		return n
+	digits := v.digits(path)
+	if digits == "" {
+		return 0 // as nearly always, and parsing it would make an error
 	}
-	return 0
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // digits returns the number at path as it is written.
