@@ -105,7 +105,7 @@ func TestBroken(t *testing.T) {
 		{"no-fence,no-verify", pauses(9*second, 8*second), 30 * second},
 		{"read-before-fence,no-verify", pauses(5500*time.Millisecond, 6*second, 6500*time.Millisecond, 7*second), 40 * second},
 	}
-	tries := int(envInt(t, "PENSTOCK_FAULT_TRIES", 4))
+	tries := int(envInt(t, "PENSTOCK_FAULT_TRIES", 10))
 	for _, w := range ways {
 		t.Run(w.way, func(t *testing.T) {
 			for try := range tries {
