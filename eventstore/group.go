@@ -9,9 +9,8 @@ import (
 )
 
 // groups sends appends to the brokers in groups when they come fast: while some are on their way, the next ones wait
-// for the acknowledgement and then leave together, as in a database's group commit. A broker does
-// much less for thirty records in one request than in ten. The client's own linger can't do this: it waits also when
-// nothing is on its way.
+// for the acknowledgement and then leave together, as in a database's group commit. A broker does much less for thirty
+// records in one request than in ten. The client's own linger can't do this: it waits also when nothing is on its way.
 type groups struct {
 	produce func(context.Context, *kgo.Record, func(*kgo.Record, error)) // kgo.Client.TryProduce, which bounds what is on its way
 

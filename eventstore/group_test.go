@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,11 +166,12 @@ func TestEveryAppendOfManyIsAnsweredOnce(t *testing.T) {
 		queue <- func() { done(r, nil) }
 	})
 	var writers sync.WaitGroup
+	var answers atomic.Int64
 	for range 32 {
 		writers.Go(func() {
 			for range 500 {
 				answered := make(chan error, 2)
-				g.append(&kgo.Record{}, func(err error) { answered <- err })
+				g.append(&kgo.Record{}, func(err error) { answers.Add(1); answered <- err })
 				select {
 				case <-answered:
 				case <-time.After(time.Minute):
@@ -185,6 +187,9 @@ func TestEveryAppendOfManyIsAnsweredOnce(t *testing.T) {
 	writers.Wait()
 	close(queue)
 	brokers.Wait()
+	if n := answers.Load(); n != 32*500 {
+		t.Errorf("%d answers to %d appends", n, 32*500)
+	}
 	if g.inFlight != 0 || len(g.waiting) != 0 {
 		t.Errorf("%d on their way and %d waiting after everything was answered", g.inFlight, len(g.waiting))
 	}
