@@ -83,7 +83,8 @@ func TestSpoolOrderBroken(t *testing.T) {
 	t.Error("a build that lets newer deliveries pass those that wait isn't caught")
 }
 
-// TestSpoolKafkaAway cuts a node from a real Kafka under load: PENSTOCK_SPOOL_AWAY is for how long, 10 s if not set.
+// TestSpoolKafkaAway cuts a node from a real Kafka under load: PENSTOCK_SPOOL_AWAY is for how long, in three
+// cuts together, 10 s if not set.
 func TestSpoolKafkaAway(t *testing.T) {
 	b := testBrokers(t)
 	away := 10 * time.Second
